@@ -1,0 +1,1 @@
+//! Kubernetes kinds: schema table, quantities, selectors, patches, validation, defaulting, encodings. Pure.

@@ -1,0 +1,4 @@
+//! The API server. [`server::Server`] is the pure core: requests and store events in, replies and store
+//! requests out. `front/` turns HTTP and WebSocket bytes into the same requests, also without sockets.
+
+pub mod server;

@@ -1,0 +1,1 @@
+//! Reconcilers: one module a controller. Pure.

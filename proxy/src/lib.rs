@@ -1,0 +1,1 @@
+//! Services and node routes into netfilter rules as data.

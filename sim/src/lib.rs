@@ -1,0 +1,1 @@
+//! The whole control plane in one thread under a seeded simulation.

@@ -1,0 +1,1 @@
+//! Write-ahead log, MVCC index, watch, leases. Bytes in, revisions out.

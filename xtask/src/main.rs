@@ -1,0 +1,2 @@
+//! Chores of the repository: tidy checks, code generation from API facts.
+fn main() {}
