@@ -3,4 +3,6 @@
 //! says who asks.
 
 pub mod authn;
+pub mod authz;
+pub mod error;
 pub mod server;

@@ -89,6 +89,11 @@ impl Server {
         let _ = keys;
     }
 
+    /// State is loaded from the store and the bootstrap objects stand: `/readyz` is ok.
+    pub fn ready(&self) -> bool {
+        false
+    }
+
     /// For the fronts: whether `who` may do what does not go through `handle_request` (paths that are no
     /// resources, exec, attach, port-forward, logs, impersonation). From the caches, at once.
     ///
