@@ -60,6 +60,6 @@ impl<'a> Attributes<'a> {
             self.resource_with_sub(),
             self.group
         );
-        Failure::forbidden(GroupName { group: self.group, name: self.resource }, &self.name, &why)
+        Failure::forbidden(GroupName { group: self.group, name: self.resource }, self.name, &why)
     }
 }
