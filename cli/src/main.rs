@@ -1,6 +1,7 @@
 //! The one binary. The first argument (or the name it was called by: `pintle-kubelet`) says which daemon or
 //! which verb of the user's it is. Text pages are shared by all daemons and an install is one file.
 
+mod cluster;
 mod daemons;
 
 use std::path::Path;
