@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod node;
+pub mod split;
 pub mod store;
 
 use bincode::{Decode, Encode};
