@@ -4,8 +4,11 @@
 //! three crates or more. Nothing here waits, reads a clock by itself or knows that Kubernetes exists.
 
 pub mod log;
+pub mod outbuf;
 pub mod prng;
+pub mod slab;
 pub mod time;
 
+pub use outbuf::Outbuf;
 pub use prng::Prng;
 pub use time::{Clock, Now, Time, Wall};

@@ -11,9 +11,8 @@ use crate::limits::{
     CONTROL_BYTES_MAX, DEAD_AFTER, HANDSHAKE_TIMEOUT, HELLO_BYTES_MAX, PING_AFTER, VERSION_MAX,
     VERSION_MIN, WINDOW_BYTES_MIN,
 };
-use crate::output::Output;
 use crate::stream::{Blocked, Stream};
-use pintle_base::Time;
+use pintle_base::{Outbuf, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
@@ -214,7 +213,7 @@ pub struct Conn {
     pub(crate) ours_open: usize,
     pub(crate) theirs_open: usize,
     pub(crate) events: VecDeque<Event>,
-    pub(crate) out: Output,
+    pub(crate) out: Outbuf,
     /// Streams with a pending message and credit, in turn.
     pub(crate) round: VecDeque<StreamId>,
     /// Streams whose `send` was refused because the output was full.
@@ -262,7 +261,7 @@ impl Conn {
             ours_open: 0,
             theirs_open: 0,
             events: VecDeque::new(),
-            out: Output::default(),
+            out: Outbuf::default(),
             round: VecDeque::new(),
             blocked_output: BTreeSet::new(),
             open_blocked: false,

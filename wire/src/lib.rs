@@ -8,7 +8,6 @@ pub mod conn;
 pub mod frame;
 pub mod limits;
 pub mod msg;
-mod output;
 mod recv;
 mod send;
 mod stream;

@@ -19,9 +19,6 @@ pub const CREDIT_BYTES_MAX: u64 = u32::MAX as u64;
 /// turns and a reset takes effect soon.
 pub const PUMP_BYTES: usize = 256 << 10;
 
-/// Pieces of shared bodies shorter than this are copied: a reference would cost more.
-pub const SHARE_BYTES_MIN: usize = 4 << 10;
-
 /// Answers (pongs, credit, resets) that may wait beyond the output limit; a peer that makes us say more
 /// without reading it is cut off.
 pub const CONTROL_BYTES_MAX: usize = 1 << 20;

@@ -211,7 +211,7 @@ fn too_many_streams_wait_for_a_closed_one() {
     shuttle(&mut a, &mut b);
     b.reset(ids[3], ResetCode::Unsupported);
     shuttle(&mut a, &mut b);
-    assert_eq!(events(&mut a), [Event::Reset(ids[3], ResetCode::Unsupported), Event::Writable(0)]);
+    assert_eq!(events(&mut a), [Event::Writable(0), Event::Reset(ids[3], ResetCode::Unsupported)]);
     assert!(a.open(b"x").is_ok());
     shuttle(&mut a, &mut b);
 }
