@@ -5,4 +5,5 @@
 pub mod authn;
 pub mod authz;
 pub mod error;
+pub mod front;
 pub mod server;

@@ -1,0 +1,420 @@
+//! One HTTP connection's requests, from bytes to the core and back.
+
+use super::http::{self, Head};
+use super::limits::{OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES};
+use super::negotiate::{self, Accepted};
+use super::render::{self, Kind, Rendered};
+use super::rest::{self, Target};
+use super::uri::Query;
+use super::{ConnId, Front, Owner, Peer, error_code};
+use crate::authn::{bearer_token, impersonate};
+use crate::error::Failure;
+use crate::server::{Attributes, Identity, RequestId};
+use pintle_api::resources;
+use pintle_base::{Now, Time, Wall, log};
+use pintle_wire::msg::api;
+
+/// What the current request of a connection is doing.
+pub(super) enum Work {
+    /// There is none.
+    Idle,
+    /// The core was asked for one answer.
+    Waiting { request: RequestId, accepted: Accepted, kind: Kind },
+    /// The core sends events.
+    Watching(Watching),
+}
+
+/// A watch under way.
+pub(super) struct Watching {
+    request: RequestId,
+    accepted: Accepted,
+    kind: Kind,
+    /// The head of the answer was sent.
+    begun: bool,
+    /// An event was sent, and with it a table's columns.
+    columns_sent: bool,
+    /// The core was told to hold events back.
+    paused: bool,
+}
+
+/// For the access log.
+#[derive(Default)]
+struct Access {
+    method: String,
+    uri: String,
+    user: String,
+    verb: &'static str,
+    since: Time,
+}
+
+/// One HTTP connection.
+pub(super) struct Link {
+    pub(super) conn: http::Conn,
+    pub(super) timer: Option<Time>,
+    peer: Peer,
+    work: Work,
+    access: Access,
+}
+
+impl Link {
+    pub(super) fn new(peer: Peer, now: Now) -> Link {
+        Link {
+            conn: http::Conn::new(now.mono),
+            timer: None,
+            peer,
+            work: Work::Idle,
+            access: Access::default(),
+        }
+    }
+}
+
+/// What is to be done about a request.
+enum Next {
+    Answer(Rendered),
+    Ask(Box<Ask>),
+}
+
+struct Ask {
+    who: Identity,
+    request: api::Request,
+    accepted: Accepted,
+    kind: Kind,
+}
+
+impl Front {
+    fn web(&mut self, id: ConnId) -> Option<&mut Link> {
+        match self.links.get_mut(&id) {
+            Some(super::Link::Http(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Takes up the requests that have arrived whole.
+    pub(super) fn serve_http(&mut self, id: ConnId, now: Now) {
+        while let Some(request) = self.web(id).and_then(|link| link.conn.poll_request()) {
+            self.serve_one(id, request, now);
+        }
+    }
+
+    fn serve_one(&mut self, id: ConnId, mut request: http::Request, now: Now) {
+        let Some(link) = self.web(id) else { return };
+        link.access = Access {
+            method: request.method.clone(),
+            uri: match request.query.is_empty() {
+                true => request.path.clone(),
+                false => format!("{}?{}", request.path, request.query),
+            },
+            since: now.mono,
+            ..Access::default()
+        };
+        let chain = std::mem::take(&mut link.peer.chain);
+        let next = self.decide(id, &chain, &mut request, now.wall);
+        if let Some(link) = self.web(id) {
+            link.peer.chain = chain;
+        }
+        match next {
+            Ok(Next::Answer(answer)) | Err(answer) => self.answer(id, answer, now),
+            Ok(Next::Ask(ask)) => self.ask_core(id, *ask, now),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        id: ConnId,
+        chain: &[Vec<u8>],
+        request: &mut http::Request,
+        now: Wall,
+    ) -> Result<Next, Rendered> {
+        let path = rest::decoded_path(&request.path)?;
+        let query = Query::parse(&request.query);
+        let bearer = request.header("authorization").and_then(bearer_token);
+        let who = self.authn.identify(chain, bearer, &self.core, now).map_err(|refused| {
+            log::debug("request not authenticated", &[("reason", &refused.0)]);
+            Failure::plain(401, "Unauthorized", "Unauthorized")
+        })?;
+        let target = Target::parse(&path);
+        let verb = match &target {
+            Some(t) => t.verb_for_authorization(&request.method, &query).to_string(),
+            None => request.method.to_ascii_lowercase(),
+        };
+        let attributes = attributes(target.as_ref(), &verb, &path);
+        let who = match impersonate::wanted(request)? {
+            Some(wanted) => wanted.apply(&who, &attributes, &self.core)?,
+            None => who,
+        };
+        if let Some(link) = self.web(id) {
+            link.access.user.clone_from(&who.user);
+        }
+        let Some(target) = &target else {
+            return self.special(&who, request, &path, &query, now).map(Next::Answer);
+        };
+        let Some(verb) = target.verb(&request.method, &query) else {
+            self.core.authorize(&who, &attributes)?;
+            return Err(self.no_such_method(target).into());
+        };
+        if let Some(link) = self.web(id) {
+            link.access.verb = verb.as_str();
+        }
+        // Somebody who may not do it at all is not told what is wrong with how.
+        let read = negotiate::negotiate(request.header("accept"), &query)
+            .and_then(|accepted| Ok((accepted, rest::request(target, verb, request, &query)?)));
+        match read {
+            Ok((accepted, asked)) => {
+                let kind = kind_of(target);
+                Ok(Next::Ask(Box::new(Ask { who, request: asked, accepted, kind })))
+            }
+            Err(failure) => {
+                self.core.authorize(&who, &attributes)?;
+                Err(failure.into())
+            }
+        }
+    }
+
+    fn no_such_method(&self, target: &Target) -> Failure {
+        match resources::find(&target.group, &target.version, &target.resource) {
+            Some(_) => {
+                let mut f = Failure::plain(
+                    405,
+                    "MethodNotAllowed",
+                    "the server does not allow this method on the requested resource",
+                );
+                f.details = Some(Box::default());
+                f
+            }
+            None => Failure::no_such_path(),
+        }
+    }
+
+    fn ask_core(&mut self, id: ConnId, ask: Ask, now: Now) {
+        let request = self.ask(Owner::Http(id));
+        let watch = ask.request.verb == api::Verb::Watch;
+        let Some(link) = self.web(id) else { return };
+        let (accepted, kind) = (ask.accepted, ask.kind);
+        link.work = if watch {
+            Work::Watching(Watching {
+                request,
+                accepted,
+                kind,
+                begun: false,
+                columns_sent: false,
+                paused: false,
+            })
+        } else {
+            Work::Waiting { request, accepted, kind }
+        };
+        self.core.handle_request(request, &ask.who, ask.request, now);
+        if watch {
+            // What the core refuses, it refuses at once; else the client wants to see that its watch stands.
+            while let Some(output) = self.core.poll_output() {
+                self.perform(output, now);
+            }
+            self.begin_watch(id, now);
+        }
+    }
+
+    fn begin_watch(&mut self, id: ConnId, now: Now) {
+        let Some(link) = self.web(id) else { return };
+        let Work::Watching(watching) = &mut link.work else { return };
+        if !watching.begun {
+            watching.begun = true;
+            let head = stamp(Head::new(200, watching.accepted.format.content_type()), now.wall);
+            link.conn.begin(&head, now.mono);
+            self.touch(id);
+        }
+    }
+
+    fn answer(&mut self, id: ConnId, answer: Rendered, now: Now) {
+        let Some(link) = self.web(id) else { return };
+        link.work = Work::Idle;
+        let code = answer.head.code;
+        link.conn.respond(&stamp(answer.head, now.wall), &answer.body, now.mono);
+        let access = std::mem::take(&mut link.access);
+        log_access(&access, &link.peer.address, code, now);
+        self.count(if access.verb.is_empty() { "path" } else { access.verb }, code);
+        self.todo.push_back(id);
+        self.touch(id);
+    }
+
+    /// The core answered a request of this connection.
+    pub(super) fn http_reply(
+        &mut self,
+        id: ConnId,
+        request: RequestId,
+        reply: api::Reply,
+        now: Now,
+    ) {
+        let Some(link) = self.web(id) else { return };
+        match (&link.work, reply) {
+            (
+                Work::Waiting { request: own, accepted, kind },
+                api::Reply::Object { code, warnings, body },
+            ) if *own == request => {
+                let answer = render::reply(code, &warnings, &body, accepted, kind, now.wall);
+                self.owners.remove(&request);
+                self.answer(id, answer, now);
+            }
+            (Work::Watching(w), reply) if w.request == request => match reply {
+                api::Reply::Event { kind, body, .. } => {
+                    self.begin_watch(id, now);
+                    self.send_event(id, kind, &body, now);
+                }
+                reply if !w.begun => {
+                    debug_assert!(error_code(&reply) > 0, "a watch is answered by events");
+                    self.owners.remove(&request);
+                    self.answer(id, reply.into(), now);
+                }
+                api::Reply::Object { body, .. } => {
+                    // Too late for a status code: the client gets it as the last event.
+                    self.owners.remove(&request);
+                    self.send_event(id, api::EventType::Error, &body, now);
+                    self.http_end(id, now);
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn send_event(
+        &mut self,
+        id: ConnId,
+        event: api::EventType,
+        body: &pintle_wire::msg::Body,
+        now: Now,
+    ) {
+        let Some(link) = self.web(id) else { return };
+        let Work::Watching(w) = &mut link.work else { return };
+        let bytes =
+            render::event(event.as_str(), body, &w.accepted, &w.kind, !w.columns_sent, now.wall);
+        w.columns_sent = true;
+        link.conn.chunk(&bytes.head, &bytes.body, bytes.tail, now.mono);
+        if link.conn.output_len() > OUTPUT_HIGH_BYTES && !w.paused {
+            w.paused = true;
+            let request = w.request;
+            self.core.pause(request);
+        }
+        self.touch(id);
+    }
+
+    /// The core ended a watch of this connection.
+    pub(super) fn http_end(&mut self, id: ConnId, now: Now) {
+        self.begin_watch(id, now);
+        let Some(link) = self.web(id) else { return };
+        link.work = Work::Idle;
+        link.conn.end(now.mono);
+        let access = std::mem::take(&mut link.access);
+        log_access(&access, &link.peer.address, 200, now);
+        self.count("watch", 200);
+        self.todo.push_back(id);
+        self.touch(id);
+    }
+
+    /// The client took bytes: a paused watch may go on.
+    pub(super) fn after_written(&mut self, id: ConnId, now: Now) {
+        let _ = now;
+        let Some(link) = self.web(id) else { return };
+        if link.conn.output_len() > OUTPUT_LOW_BYTES {
+            return;
+        }
+        if let Work::Watching(w) = &mut link.work
+            && w.paused
+        {
+            w.paused = false;
+            let request = w.request;
+            self.core.resume(request);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn http_closed(&mut self, link: Link) {
+        match link.work {
+            Work::Idle => {}
+            Work::Waiting { request, .. } | Work::Watching(Watching { request, .. }) => {
+                self.owners.remove(&request);
+                self.core.cancel(request);
+            }
+        }
+    }
+}
+
+fn attributes<'a>(target: Option<&'a Target>, verb: &'a str, path: &'a str) -> Attributes<'a> {
+    match target {
+        Some(t) => Attributes {
+            verb,
+            group: &t.group,
+            version: &t.version,
+            resource: &t.resource,
+            subresource: &t.subresource,
+            // A namespace is asked about inside itself.
+            namespace: match t.resource == "namespaces" && t.group.is_empty() {
+                true => &t.name,
+                false => &t.namespace,
+            },
+            name: &t.name,
+            path: "",
+        },
+        None => Attributes { verb, path, ..Attributes::default() },
+    }
+}
+
+fn kind_of(target: &Target) -> Kind {
+    let Some(r) = resources::find(&target.group, &target.version, &target.resource) else {
+        return Kind::default();
+    };
+    match r.subresource(&target.subresource) {
+        Some(s) => Kind { group: s.group.into(), version: s.version.into(), kind: s.kind.into() },
+        None => Kind { group: r.group.into(), version: r.version.into(), kind: r.kind.into() },
+    }
+}
+
+// Header lines that every answer has.
+fn stamp(mut head: Head, now: Wall) -> Head {
+    if !head.headers.iter().any(|(k, _)| k == "Cache-Control") {
+        head.push("Cache-Control", "no-cache, private");
+    }
+    head.push("Date", &http_date(now));
+    head
+}
+
+// RFC 9110 IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(now: Wall) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let day = DAYS[now.unix_s().div_euclid(86_400).rem_euclid(7) as usize];
+    let text = now.rfc3339();
+    let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
+    let month = part(5, 7).parse::<usize>().ok().and_then(|m| MONTHS.get(m.wrapping_sub(1)));
+    format!(
+        "{day}, {} {} {} {} GMT",
+        part(8, 10),
+        month.unwrap_or(&"Jan"),
+        part(0, 4),
+        part(11, 19)
+    )
+}
+
+fn log_access(access: &Access, peer: &str, code: u16, now: Now) {
+    let took_us = (now.mono - access.since).as_micros();
+    log::debug(
+        "request",
+        &[
+            ("method", &access.method),
+            ("uri", &access.uri),
+            ("user", &access.user),
+            ("peer", &peer),
+            ("code", &code),
+            ("took_us", &took_us),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        assert_eq!(http_date(Wall::from_unix_s(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(Wall::from_unix_s(0)), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
+}
