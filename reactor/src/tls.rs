@@ -154,8 +154,7 @@ impl Transport {
     pub(crate) fn peer(&self) -> Peer {
         let mut peer = self.sock.peer();
         if let Some(tls) = &self.tls {
-            peer.certificates =
-                tls.peer_certificates().unwrap_or_default().iter().cloned().collect();
+            peer.certificates = tls.peer_certificates().unwrap_or_default().to_vec();
             peer.alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
         }
         peer
