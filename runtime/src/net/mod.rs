@@ -10,6 +10,8 @@
 //! Packet rules are the one thing here for which a child process runs (`iptables-restore`, the design's default
 //! backend); it is not used by anything in this file.
 
+pub mod conntrack;
+pub mod iptables;
 mod link;
 mod netlink;
 mod netns;

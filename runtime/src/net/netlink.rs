@@ -183,7 +183,6 @@ pub(crate) enum Family {
     /// Links, addresses, routes.
     Route,
     /// Connection tracking.
-    #[expect(dead_code, reason = "the proxy deletes entries of removed UDP endpoints with it")]
     Netfilter,
 }
 
