@@ -296,7 +296,7 @@ fn expected(c: &Cluster, packet: &Packet) -> Vec<Outcome> {
         Way::Cluster if s.internal_local => (&here, !from_pod),
         Way::Cluster => (&everywhere, !from_pod),
         _ if !s.external_local => (&everywhere, true),
-        _ if from_pod && !everywhere.is_empty() => (&everywhere, own && false),
+        _ if from_pod && !everywhere.is_empty() => (&everywhere, false),
         _ if own && !everywhere.is_empty() => (&everywhere, true),
         _ => (&here, false),
     };
@@ -371,7 +371,7 @@ fn every_chain_is_reached_and_every_jump_leads_somewhere() {
                 }
             }
         }
-        for (key, _) in &rules.chains {
+        for key in rules.chains.keys() {
             assert!(key.1.len() <= 28, "{key:?}");
             // With no service that needs it, nothing jumps to the masquerade mark.
             let unused = &*key.1 == "KUBE-MARK-MASQ";
