@@ -1,5 +1,7 @@
 //! Validation of decoded and defaulted objects, with Kubernetes' findings.
 
+pub mod text;
+
 use crate::Gvk;
 use crate::status::FieldError;
 use serde_json::Value;
