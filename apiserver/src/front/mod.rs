@@ -214,6 +214,17 @@ impl Front {
         }
     }
 
+    /// The peer sends no more. A whole request is still answered; anything longer ends.
+    pub fn input_ended(&mut self, id: ConnId, now: Now) {
+        match self.links.get_mut(&id) {
+            Some(Link::Http(_)) => self.http_input_ended(id),
+            Some(Link::Wire(link)) => link.dead = true,
+            None => return,
+        }
+        self.touch(id);
+        self.run(now);
+    }
+
     /// The connection is closed; its requests are cancelled.
     pub fn closed(&mut self, id: ConnId, now: Now) {
         match self.links.remove(&id) {

@@ -324,6 +324,15 @@ impl Front {
         }
     }
 
+    /// The client sends no more: one answer may still be on its way.
+    pub(super) fn http_input_ended(&mut self, id: ConnId) {
+        let Some(link) = self.web(id) else { return };
+        match link.work {
+            Work::Idle | Work::Waiting { .. } if link.conn.is_answering() => link.conn.drain(),
+            Work::Idle | Work::Waiting { .. } | Work::Watching(_) => link.conn.abort(),
+        }
+    }
+
     /// The connection is gone.
     pub(super) fn http_closed(&mut self, link: Link) {
         match link.work {
