@@ -250,10 +250,10 @@ impl Proxy {
         if self.retry_at.is_some_and(|at| now.mono < at) {
             return None;
         }
+        self.retry_at = None;
         match self.phase {
             Phase::Looking | Phase::Applying => None,
             Phase::Unknown => {
-                self.retry_at = None;
                 self.phase = Phase::Looking;
                 Some(Work::Look(self.families.iter().map(|f| f.v4).collect()))
             }
@@ -261,7 +261,6 @@ impl Proxy {
                 if !self.synced {
                     return None;
                 }
-                self.retry_at = None;
                 self.refresh();
                 if !self.changed {
                     return None;

@@ -2,8 +2,8 @@
 //!
 //! What it is: the state machine [`Proxy`] (events in, [`Work`] out), around one pure function
 //! ([`build::service_rules`] and [`build::assemble`]) from services, endpoint slices and the node to a
-//! [`ruleset::RuleSet`]. What it is not: the one who runs `iptables-restore`, sets routes or deletes connection
-//! tracking entries; that is the shell, `cli/src/daemons/proxy.rs`, by means of `pintle_runtime::net`.
+//! [`ruleset::RuleSet`]. It neither waits nor acts: [`worker`] runs `iptables-restore`, sets
+//! routes and deletes connection tracking entries, on a thread that the shell (`cli/src/daemons/proxy.rs`) gives it.
 //!
 //! [`trace`] walks a rule set as the kernel would: the tests' oracle and the answer to "where does a packet from
 //! here to that service end".
@@ -16,5 +16,6 @@ pub mod model;
 mod reference;
 pub mod ruleset;
 pub mod trace;
+pub mod worker;
 
 pub use core::{Applied, Apply, Proxy, Seen, Work};

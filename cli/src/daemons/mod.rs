@@ -8,6 +8,7 @@ mod kubelet;
 mod proxy;
 mod scheduler;
 mod store;
+mod upstream;
 
 /// A daemon's main function: arguments without the command name; gives the exit code.
 pub type Run = fn(&[String]) -> i32;
