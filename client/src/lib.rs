@@ -4,11 +4,36 @@
 //! out cached objects and carries requests. [`Daemon`] is what a scheduler, a controller manager, a kubelet
 //! core, a proxy core or a DNS core implements: events in, requests out. The same pair runs over a real
 //! connection (the shells in `cli/`) and in the simulation.
+//!
+//! What a daemon can count on: `Changed` events of one object come in the order of its revisions, and after any
+//! loss of connection, restart of the API server or expired revision the differences to what it last heard are
+//! delivered as `Changed`, deletions included. Each request is answered exactly once. The caches contain a change
+//! before `handle` hears of it.
+//!
+//! Further tools, all pure: [`WorkQueue`] (keys with back-off), [`Recorder`] (Event objects), [`Elector`] (leader
+//! election by Lease), [`requests`] (builders).
+
+mod caches;
+mod client;
+mod elector;
+pub mod limits;
+mod queue;
+mod recorder;
+mod reflector;
+pub mod requests;
+#[cfg(test)]
+mod tests;
+
+pub use caches::{Caches, key_of};
+pub use client::Client;
+pub use elector::Elector;
+pub use queue::WorkQueue;
+pub use recorder::{ObjectRef, Recorder};
 
 use pintle_base::{Now, Time};
-use pintle_wire::conn;
 use pintle_wire::msg::api::Request;
 use serde_json::Value;
+use std::fmt;
 use std::sync::Arc;
 
 /// A resource that a daemon wants to keep a copy of.
@@ -88,11 +113,36 @@ pub enum ApiError {
     Disconnected,
 }
 
+impl ApiError {
+    /// The Status reason is this one: `error.is("NotFound")`.
+    pub fn is(&self, expected: &str) -> bool {
+        matches!(self, ApiError::Status { reason, .. } if reason == expected)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApiError::Status { code, reason, message } => write!(f, "{message} ({reason}, {code})"),
+            ApiError::Disconnected => f.write_str("connection to the API server was lost"),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
 /// What a daemon's core wants done.
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// Requests to send, with their tokens.
     pub requests: Vec<(Token, Request)>,
+}
+
+impl Outbox {
+    /// Sends a request; its answer comes as `Event::Reply` with this token.
+    pub fn send(&mut self, token: Token, request: Request) {
+        self.requests.push((token, request));
+    }
 }
 
 /// A daemon's core: pure. It is called with events and time and fills the outbox; it never waits.
@@ -105,78 +155,4 @@ pub trait Daemon {
     fn turn(&mut self, caches: &Caches, now: Now, out: &mut Outbox);
     /// When `turn` wants to be called though nothing happened.
     fn poll_timeout(&self) -> Option<Time>;
-}
-
-/// The objects of all watched resources, by spec index.
-#[derive(Debug, Default)]
-pub struct Caches {
-    _private: (),
-}
-
-impl Caches {
-    /// One object.
-    pub fn get(&self, spec: usize, key: &str) -> Option<&Object> {
-        let _ = (spec, key);
-        None
-    }
-
-    /// All objects of a resource, in key order.
-    pub fn list(&self, spec: usize) -> impl Iterator<Item = (&Key, &Object)> {
-        let _ = spec;
-        std::iter::empty()
-    }
-
-    /// Every resource has been listed at least once.
-    pub fn synced(&self) -> bool {
-        false
-    }
-}
-
-/// Joins a [`Daemon`] with a wire connection, sans-IO: the shell (or the simulation) owns the [`conn::Conn`]
-/// and its bytes; the client opens streams on it and is fed its events.
-pub struct Client<D> {
-    /// The daemon's core.
-    pub daemon: D,
-    /// What it watches.
-    pub caches: Caches,
-}
-
-impl<D: Daemon> Client<D> {
-    /// A client that is not connected yet.
-    pub fn new(daemon: D, seed: u64) -> Client<D> {
-        let _ = seed;
-        Client { daemon, caches: Caches::default() }
-    }
-
-    /// The connection's handshake is done: reflectors start (again).
-    pub fn connected(&mut self, conn: &mut conn::Conn, now: Now) {
-        let _ = (conn, now);
-    }
-
-    /// The connection is gone.
-    pub fn disconnected(&mut self, now: Now) {
-        let _ = now;
-    }
-
-    /// An event of the connection on a stream that this client opened. Gives the event back when the stream
-    /// is not one of ours (a stream that the API server opened: exec, logs).
-    pub fn handle_wire(
-        &mut self,
-        conn: &mut conn::Conn,
-        event: conn::Event,
-        now: Now,
-    ) -> Option<conn::Event> {
-        let _ = (conn, now);
-        Some(event)
-    }
-
-    /// Runs the daemon's `turn` and sends what it wants. Call after each batch of events and on timeouts.
-    pub fn turn(&mut self, conn: Option<&mut conn::Conn>, now: Now) {
-        let _ = (conn, now);
-    }
-
-    /// When `turn` wants to be called though nothing happened.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        self.daemon.poll_timeout()
-    }
 }
