@@ -1,0 +1,149 @@
+//! The user's verbs: what a cluster is driven with where there is no kubectl, and what kubectl cannot do.
+//!
+//! Objects travel over the wire protocol; tables, patches and waiting are the API server's and `api`'s work.
+
+mod image;
+
+use crate::cluster::layout::{DATA_DIR, Layout};
+use crate::cluster::up;
+use crate::{ClusterVerb, cluster_verb};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::path::PathBuf;
+
+/// Parses the command line and runs the verb; gives the exit code.
+pub fn run(args: &[String]) -> i32 {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(m) => m,
+        Err(e) => {
+            // Help and version go to standard output with code 0, mistakes to standard error with code 2.
+            let _ = e.print();
+            return e.exit_code();
+        }
+    };
+    let Some((verb, m)) = matches.subcommand() else { return 2 };
+    match verb {
+        "up" => match up_options(m) {
+            Ok(options) => cluster_verb(ClusterVerb::Up(options)),
+            Err(why) => {
+                eprintln!("pintle up: {why}");
+                2
+            }
+        },
+        "down" => cluster_verb(ClusterVerb::Down(layout(m), m.get_flag("purge"))),
+        "status" => cluster_verb(ClusterVerb::Status(layout(m), output(m) == Some("json"))),
+        "image" => image::run(m),
+        "completion" => completion(m),
+        _ => 2,
+    }
+}
+
+fn command() -> Command {
+    let data_dir = || {
+        Arg::new("data-dir")
+            .long("data-dir")
+            .value_name("D")
+            .default_value(DATA_DIR)
+            .value_parser(value_parser!(PathBuf))
+            .help("The folder of the cluster")
+    };
+    Command::new("pintle")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Kubernetes from the kernel up: one small binary")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(
+            "Daemons: pintle store|apiserver|scheduler|controllers|kubelet|proxy|dns --help",
+        )
+        .subcommand(
+            Command::new("up")
+                .about(
+                    "Bring up a cluster on this machine, or the one that is in the data directory",
+                )
+                .arg(data_dir())
+                .arg(
+                    Arg::new("api-port")
+                        .long("api-port")
+                        .value_name("P")
+                        .value_parser(value_parser!(u16).range(1..65535))
+                        .help("HTTPS port of the API server [default: 6443]"),
+                )
+                .arg(
+                    Arg::new("nodes")
+                        .long("nodes")
+                        .value_name("N")
+                        .value_parser(value_parser!(usize))
+                        .help("Number of nodes, all on this machine [default: 1]"),
+                )
+                .arg(
+                    Arg::new("foreground")
+                        .long("foreground")
+                        .action(ArgAction::SetTrue)
+                        .help("Stay, and end the cluster on Ctrl-C"),
+                )
+                .arg(
+                    Arg::new("components")
+                        .long("components")
+                        .value_name("LIST")
+                        .value_delimiter(',')
+                        .value_parser(PossibleValuesParser::new([
+                            "store",
+                            "apiserver",
+                            "scheduler",
+                            "controllers",
+                            "kubelet",
+                            "proxy",
+                            "dns",
+                        ]))
+                        .help("Only these daemons"),
+                ),
+        )
+        .subcommand(
+            Command::new("down")
+                .about("End the cluster and leave nothing behind but its data")
+                .arg(data_dir())
+                .arg(
+                    Arg::new("purge")
+                        .long("purge")
+                        .action(ArgAction::SetTrue)
+                        .help("Remove the data directory too"),
+                ),
+        )
+        .subcommand(
+            Command::new("status")
+                .about("What runs, since when, with what memory")
+                .arg(data_dir())
+                .arg(Arg::new("output").short('o').value_parser(["json"]).help("Machine-readable")),
+        )
+        .subcommand(image::command(data_dir))
+        .subcommand(Command::new("completion").about("Print a shell's completion script").arg(
+            Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell)),
+        ))
+}
+
+/// The data directory, absolute.
+pub fn layout(m: &ArgMatches) -> Layout {
+    let dir = m.get_one::<PathBuf>("data-dir").cloned().unwrap_or_else(|| DATA_DIR.into());
+    Layout::new(std::path::absolute(&dir).unwrap_or(dir))
+}
+
+fn output(m: &ArgMatches) -> Option<&str> {
+    m.get_one::<String>("output").map(String::as_str)
+}
+
+fn up_options(m: &ArgMatches) -> Result<up::Options, String> {
+    Ok(up::Options {
+        layout: layout(m),
+        api_port: m.get_one::<u16>("api-port").copied(),
+        nodes: m.get_one::<usize>("nodes").copied(),
+        foreground: m.get_flag("foreground"),
+        components: m.get_many::<String>("components").into_iter().flatten().cloned().collect(),
+    })
+}
+
+fn completion(m: &ArgMatches) -> i32 {
+    if let Some(shell) = m.get_one::<clap_complete::Shell>("shell").copied() {
+        clap_complete::generate(shell, &mut command(), "pintle", &mut std::io::stdout());
+    }
+    0
+}
