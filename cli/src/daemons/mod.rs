@@ -7,6 +7,7 @@ mod dns;
 mod kubelet;
 mod proxy;
 mod scheduler;
+mod shell;
 mod store;
 mod upstream;
 
