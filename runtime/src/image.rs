@@ -1,7 +1,24 @@
 //! The image store: content-addressed blobs, unpacked layers, names.
+//!
+//! ```text
+//! IMAGES/blobs/sha256/<hex>      configs and manifests as they came, verified
+//!        layers/<diff id hex>/fs  unpacked layers, with overlay whiteouts; /size their bytes
+//!        index.json              name -> image id (the digest of its config)
+//!        runtimes/               a link to each runtime's state folder: who may be using images
+//! ```
+//! A layer or blob appears by rename when it is complete. One writer at a time (lock file); readers need no lock.
 
-use crate::sandbox::Result;
+mod reference;
+mod rootfs;
+mod store;
+mod unpack;
+
+pub use reference::normalise;
+pub use store::{ImageConfig, Prepared};
+
+use crate::sandbox::{Error, Result};
 use std::path::Path;
+use store::Store;
 
 /// An image in the store.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,24 +39,46 @@ pub fn import(
     name: Option<&str>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Image> {
-    let _ = (images, source, name, progress);
-    Err(crate::sandbox::Error::Unsupported("not built yet".into()))
+    let store = Store::open(images)?;
+    let _lock = store.lock()?;
+    let name = name.map(normalise).transpose()?;
+    let meta =
+        std::fs::metadata(source).map_err(|e| crate::state::io("read the image at", source, e))?;
+    if meta.is_dir() && !source.join("oci-layout").exists() {
+        let name = name.ok_or_else(|| {
+            Error::Invalid(format!(
+                "{} is a rootfs folder, which has no name of its own: give one (--name web:1)",
+                source.display()
+            ))
+        })?;
+        return rootfs::import(&store, source, &name, progress);
+    }
+    Err(Error::Unsupported("archives are not built yet: import a rootfs folder".into()))
 }
 
 /// All images, by first name.
 pub fn list(images: &Path) -> Result<Vec<Image>> {
-    let _ = images;
-    Err(crate::sandbox::Error::Unsupported("not built yet".into()))
+    Store::open(images)?.list()
 }
 
 /// The image that a reference (name, name:tag, name@digest, id, id prefix) means.
 pub fn resolve(images: &Path, reference: &str) -> Result<Image> {
-    let _ = (images, reference);
-    Err(crate::sandbox::Error::Unsupported("not built yet".into()))
+    Store::open(images)?.resolve(reference)
 }
 
 /// Removes a name, and the image when it was the last one; refuses while a container uses it.
 pub fn remove(images: &Path, reference: &str) -> Result<()> {
-    let _ = (images, reference);
-    Err(crate::sandbox::Error::Unsupported("not built yet".into()))
+    let store = Store::open(images)?;
+    let _lock = store.lock()?;
+    store.remove(reference)
+}
+
+/// What a container needs of an image: its config and the folders of its layers, the topmost first.
+pub fn prepare(images: &Path, reference: &str) -> Result<Prepared> {
+    Store::open(images)?.prepare(reference)
+}
+
+/// Tells the store of a runtime that may use its images, so that [`remove`] asks there.
+pub fn register_runtime(images: &Path, root: &Path) -> Result<()> {
+    Store::open(images)?.register_runtime(root)
 }

@@ -3,6 +3,20 @@
 //!
 //! [`sandbox`] is what the kubelet calls in process. `unsafe` lives in `sys/` alone.
 
+mod caps;
+mod cgroup;
+mod container;
+mod devices;
 pub mod image;
+mod limits;
 pub mod net;
+mod ops;
+mod plan;
+pub mod program;
+mod proto;
 pub mod sandbox;
+mod seccomp;
+mod shim;
+mod state;
+pub mod sys;
+mod users;

@@ -2,7 +2,9 @@
 //!
 //! All state is on disk under [`Runtime::root`], so that a caller that was killed finds everything again.
 //! Calls block for milliseconds at most, except where said; all are safe to repeat after a crash.
+//! This file is the contract; the work is in `ops/` (caller's side) and `shim/`.
 
+use crate::{cgroup, ops, proto};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -323,49 +325,45 @@ impl std::error::Error for Error {
 /// Result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
-fn missing<T>() -> Result<T> {
-    Err(Error::Unsupported("not built yet".into()))
-}
-
 /// The runtime over one state folder.
 #[derive(Debug)]
 pub struct Runtime {
     /// As opened.
     pub config: RuntimeConfig,
+    pub(crate) tree: cgroup::Tree,
 }
 
 impl Runtime {
     /// Opens (and makes) the state folder; finds out what the host can do (see [`Runtime::conditions`]).
     pub fn open(config: RuntimeConfig) -> Result<Runtime> {
-        Ok(Runtime { config })
+        let runtime = Runtime { config, tree: cgroup::Tree::find()? };
+        ops::sandbox::open(&runtime)?;
+        Ok(runtime)
     }
 
     /// What cannot be enforced on this host (a controller on a v1 hierarchy, no seccomp, ...), a line each.
     pub fn conditions(&self) -> Vec<String> {
-        Vec::new()
+        self.tree.conditions()
     }
 
     /// Makes namespaces and cgroup and starts the shim. The same id and configuration again: gives it back.
     pub fn create_sandbox(&self, config: &SandboxConfig) -> Result<SandboxState> {
-        let _ = config;
-        missing()
+        ops::sandbox::create(self, config)
     }
 
     /// All sandboxes on disk, with what their shims say.
     pub fn sandboxes(&self) -> Result<Vec<SandboxState>> {
-        missing()
+        ops::sandbox::all(self)
     }
 
     /// One sandbox.
     pub fn sandbox(&self, id: &str) -> Result<SandboxState> {
-        let _ = id;
-        missing()
+        ops::sandbox::get(self, id)
     }
 
     /// Kills what runs, waits for it, removes everything. No error when it is gone already.
     pub fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let _ = id;
-        missing()
+        ops::sandbox::remove(self, id)
     }
 
     /// Prepares the root filesystem and makes the first process, which waits before exec.
@@ -374,14 +372,12 @@ impl Runtime {
         sandbox: &str,
         config: &ContainerConfig,
     ) -> Result<ContainerState> {
-        let _ = (sandbox, config);
-        missing()
+        ops::container::create(self, sandbox, config)
     }
 
     /// Lets the first process go. An error of exec (no such file, ...) is returned here.
     pub fn start_container(&self, sandbox: &str, container: &str) -> Result<ContainerState> {
-        let _ = (sandbox, container);
-        missing()
+        ops::container::start(self, sandbox, container)
     }
 
     /// Sends a signal to the first process (`all`: to every process of its cgroup).
@@ -392,14 +388,12 @@ impl Runtime {
         signal: i32,
         all: bool,
     ) -> Result<()> {
-        let _ = (sandbox, container, signal, all);
-        missing()
+        ops::container::kill(self, sandbox, container, signal, all)
     }
 
     /// Removes an ended container (kills it first with `force`); its log stays.
     pub fn remove_container(&self, sandbox: &str, container: &str, force: bool) -> Result<()> {
-        let _ = (sandbox, container, force);
-        missing()
+        ops::container::remove(self, sandbox, container, force)
     }
 
     /// New limits for a running container.
@@ -409,20 +403,17 @@ impl Runtime {
         container: &str,
         resources: &Resources,
     ) -> Result<()> {
-        let _ = (sandbox, container, resources);
-        missing()
+        ops::container::update(self, sandbox, container, resources)
     }
 
     /// Runs a command in a running container.
     pub fn exec(&self, sandbox: &str, config: &ExecConfig) -> Result<Streams> {
-        let _ = (sandbox, config);
-        missing()
+        ops::exec::exec(self, sandbox, config)
     }
 
-    /// Joins the container's own streams.
+    /// Joins the container's own streams. An attacher that does not read a mebibyte is cut off.
     pub fn attach(&self, sandbox: &str, container: &str, stdin: bool) -> Result<Streams> {
-        let _ = (sandbox, container, stdin);
-        missing()
+        ops::exec::attach(self, sandbox, container, stdin)
     }
 
     /// Sets the size of a container's terminal (`exec` 0) or of an exec's.
@@ -434,27 +425,24 @@ impl Runtime {
         width: u16,
         height: u16,
     ) -> Result<()> {
-        let _ = (sandbox, container, exec, width, height);
-        missing()
+        ops::exec::resize(self, sandbox, container, exec, width, height)
     }
 
     /// A connection on which the shim reports events (non-blocking, readable when there is one; hang-up = the
-    /// shim is dead). Feed what arrives to [`EventReader`].
+    /// shim is dead). Feed what arrives to [`EventReader`]. Containers that have ended already are reported at once, so that
+    /// none is missed between a look at [`Runtime::sandbox`] and this call; be ready to hear of an end twice.
     pub fn events(&self, sandbox: &str) -> Result<OwnedFd> {
-        let _ = sandbox;
-        missing()
+        ops::exec::events(self, sandbox)
     }
 
     /// Use of the sandbox's (`container` none) or a container's cgroup.
     pub fn stats(&self, sandbox: &str, container: Option<&str>) -> Result<Stats> {
-        let _ = (sandbox, container);
-        missing()
+        ops::container::stats(self, sandbox, container)
     }
 
     /// Opens a TCP connection to 127.0.0.1:`port` (then [::1]) inside the sandbox's network namespace, non-blocking.
     pub fn dial(&self, sandbox: &str, port: u16) -> Result<std::net::TcpStream> {
-        let _ = (sandbox, port);
-        missing()
+        ops::exec::dial(self, sandbox, port)
     }
 }
 
@@ -465,15 +453,32 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Takes bytes as they arrived; gives the events that they complete.
+    /// Takes bytes as they arrived; gives the events that they complete. After an error the connection is of no more use.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<ShimEvent>> {
         self.buffer.extend_from_slice(bytes);
-        missing()
+        let mut events = Vec::new();
+        let mut at = 0;
+        while let Some((used, payload, _)) = proto::first_frame(&self.buffer[at..])? {
+            // The first frame is the answer to the subscription.
+            match serde_json::from_slice::<ShimEvent>(payload) {
+                Ok(event) => events.push(event),
+                Err(e) => match serde_json::from_slice::<proto::Reply>(payload) {
+                    Ok(reply) => drop(reply.into_result()?),
+                    Err(_) => {
+                        return Err(Error::Invalid(format!(
+                            "an event of the shim is damaged: {e}"
+                        )));
+                    }
+                },
+            }
+            at += used;
+        }
+        self.buffer.drain(..at);
+        Ok(events)
     }
 }
 
 /// The shim's main function, called by the binary as `pintle shim ...`.
 pub fn shim_main(args: &[String]) -> i32 {
-    let _ = args;
-    1
+    crate::shim::main(args)
 }

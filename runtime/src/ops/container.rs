@@ -1,0 +1,360 @@
+//! Making, starting, ending and removing containers.
+
+use super::{ask, ask_living, layout};
+use crate::container::{self, Facts, HostDevice};
+use crate::plan::{Linux, Step, TreeOptions, Walk};
+use crate::program::Process;
+use crate::proto::{NewContainer, Reply, Request, Stdio};
+use crate::sandbox::{
+    ContainerConfig, ContainerState, Error, Mount, Namespace, Resources, Result, Runtime,
+    SandboxConfig, Stats,
+};
+use crate::state::{self, Layout, SandboxRecord};
+use crate::users;
+use crate::{cgroup, devices, image, limits, seccomp};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+fn records(layout: &Layout, sandbox: &str) -> Result<(SandboxConfig, SandboxRecord)> {
+    let missing = || Error::NotFound(format!("no sandbox {sandbox}"));
+    Ok((
+        state::read_json(&layout.config())?.ok_or_else(missing)?,
+        state::read_json(&layout.record())?.ok_or_else(missing)?,
+    ))
+}
+
+/// The cgroup of a container.
+fn group(record: &SandboxRecord, container: &str) -> PathBuf {
+    record.cgroup.join(container)
+}
+
+/// See [`Runtime::create_container`].
+pub fn create(
+    runtime: &Runtime,
+    sandbox: &str,
+    config: &ContainerConfig,
+) -> Result<ContainerState> {
+    state::check_id("container", &config.id)?;
+    if config.mounts.len() > limits::MOUNTS_MAX {
+        return Err(Error::Invalid(format!(
+            "container {}: {} mounts, the limit is {}",
+            config.id,
+            config.mounts.len(),
+            limits::MOUNTS_MAX
+        )));
+    }
+    let layout = layout(runtime, sandbox)?;
+    let (sandbox_config, record) = records(&layout, sandbox)?;
+    if let Some(there) = already(&layout, sandbox, config)? {
+        return Ok(there);
+    }
+    let prepared = image::prepare(&runtime.config.images, &config.image)?;
+    let filters = if config.privileged { Vec::new() } else { seccomp::compile(&config.seccomp)? };
+    let dir = layout.container(&config.id);
+    let group = group(&record, &config.id);
+    let shared_shm = (sandbox_config.ipc == Namespace::New).then(|| layout.shm());
+
+    let mut kernel = Linux { tree: runtime.tree.clone() };
+    let mut walk = Walk::new(&mut kernel);
+    walk.take(folders(config, runtime, &prepared, &dir, &group)?)?;
+    let root = 0;
+    let r = passwd(walk.slots.first()).and_then(|(passwd, groups)| {
+        users::resolve(&config.user, &prepared.config.user, &passwd, &groups)
+    });
+    let identity = walk.check(r)?;
+    let mut next = walk.slots.len();
+    let mut slot = |n: usize| {
+        next += n;
+        next - n
+    };
+    let terminal = config.tty.then(|| slot(3));
+    let shm = shared_shm.as_ref().map(|_| slot(1));
+    let first_mount = slot(0);
+    walk.take(sources(config, shared_shm))?;
+    let source_is_dir = source_kinds(&config.mounts, &walk.slots[first_mount..]);
+    let source_is_dir = walk.check(source_is_dir)?;
+    let host_devices = if config.privileged { host_devices() } else { Vec::new() };
+    let root_at = dir.join("rootfs");
+    let r = container::program(
+        config,
+        &Facts {
+            sandbox: &sandbox_config,
+            image: &prepared.config,
+            identity: &identity,
+            seccomp: filters,
+            source_is_dir: &source_is_dir,
+            root_at: &root_at,
+            open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                .maximum
+                .unwrap_or(u64::MAX),
+            devices: &host_devices,
+            root,
+            devpts: terminal,
+            shm,
+            first_mount,
+        },
+    );
+    let program = walk.check(r)?;
+    let r = serde_json::to_vec(&program.process)
+        .map_err(|e| Error::Invalid(format!("encode the process: {e}")));
+    let process = walk.check(r)?;
+    let stdio = match terminal {
+        Some(tree) => Stdio::Terminal { master: tree + 1, slave: tree + 2 },
+        None => Stdio::Logged { stdin: config.stdin },
+    };
+    let request = Request::Create(Box::new(NewContainer {
+        id: config.id.clone(),
+        image_id: prepared.id,
+        labels: config.labels.clone(),
+        dir: dir.clone(),
+        cgroup: group,
+        stdio,
+        stdin_once: config.stdin_once,
+        log_path: config.log_path.clone(),
+        log_bytes_max: config.log_bytes_max,
+        log_files_max: config.log_files_max,
+        program,
+    }));
+    let reply = walk.take(vec![
+        Step::WriteFile(dir.join("exec.json"), process),
+        Step::Ask {
+            socket: layout.socket(),
+            request: Box::new(request),
+            undo: Some(Request::Remove { id: config.id.clone(), force: true }),
+        },
+    ]);
+    let reply = match reply {
+        Err(Error::NotFound(why)) if why.starts_with("no shim listens") => {
+            return Err(Error::NotFound(format!("sandbox {sandbox} is dead: its shim is gone")));
+        }
+        r => r?,
+    };
+    walk.finish();
+    match reply {
+        Reply::Container(state) => Ok(state),
+        _ => Err(Error::Invalid("the shim's answer is not a container".into())),
+    }
+}
+
+// A container of this id: the same again is given back, what a dead caller left half-made is cleared.
+fn already(
+    layout: &Layout,
+    sandbox: &str,
+    config: &ContainerConfig,
+) -> Result<Option<ContainerState>> {
+    let dir = layout.container(&config.id);
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let there = state::read_json::<ContainerConfig>(&dir.join("config.json")).ok().flatten();
+    let known = match ask_living(layout, sandbox, &Request::State)?.0 {
+        Reply::State { containers, .. } => containers.into_iter().find(|c| c.id == config.id),
+        _ => None,
+    };
+    let same = serde_json::to_value(&there).ok() == serde_json::to_value(Some(config)).ok();
+    match (known, same) {
+        (Some(state), true) => Ok(Some(state)),
+        (Some(_), false) => Err(Error::Exists(format!(
+            "container {} exists in sandbox {sandbox} with another configuration",
+            config.id
+        ))),
+        (None, _) => {
+            clear(layout, sandbox, &config.id)?;
+            Ok(None)
+        }
+    }
+}
+
+fn folders(
+    config: &ContainerConfig,
+    runtime: &Runtime,
+    prepared: &image::Prepared,
+    dir: &Path,
+    group: &Path,
+) -> Result<Vec<Step>> {
+    let encoded = serde_json::to_vec(config)
+        .map_err(|e| Error::Invalid(format!("encode the container: {e}")))?;
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    let mut steps = vec![
+        Step::MakeDir(dir.to_owned()),
+        Step::WriteFile(dir.join("config.json"), encoded),
+        Step::MakeDir(upper.clone()),
+        Step::MakeDir(work.clone()),
+        Step::MakeDir(dir.join("rootfs")),
+        Step::MakeCgroup(group.to_owned()),
+        Step::SetLimits(group.to_owned(), runtime.tree.limits(&config.resources)),
+    ];
+    if !config.privileged {
+        steps.push(Step::RestrictDevices(group.to_owned(), devices::default_program()));
+    }
+    steps.push(Step::Overlay { lower: prepared.layers.clone(), upper, work });
+    Ok(steps)
+}
+
+fn sources(config: &ContainerConfig, shm: Option<PathBuf>) -> Vec<Step> {
+    let private = TreeOptions { read_only: false, propagation: libc::MS_PRIVATE };
+    let terminal = config.tty.then_some(Step::Terminal);
+    let shm = shm.map(|path| Step::OpenTree(path, private));
+    let binds = config.mounts.iter().filter(|m| m.tmpfs_bytes.is_none()).map(|m| {
+        let propagation = match m.propagation.as_deref() {
+            Some("rslave" | "slave") => libc::MS_SLAVE,
+            Some("rshared" | "shared") => libc::MS_SHARED,
+            _ => libc::MS_PRIVATE,
+        };
+        Step::OpenTree(m.source.clone(), TreeOptions { read_only: m.read_only, propagation })
+    });
+    terminal.into_iter().chain(shm).chain(binds).collect()
+}
+
+fn source_kinds(mounts: &[Mount], slots: &[OwnedFd]) -> Result<Vec<Option<bool>>> {
+    let mut slots = slots.iter();
+    mounts
+        .iter()
+        .map(|m| {
+            if m.tmpfs_bytes.is_some() {
+                return Ok(None);
+            }
+            let stat = slots
+                .next()
+                .ok_or(rustix::io::Errno::BADF)
+                .and_then(rustix::fs::fstat)
+                .map_err(|e| state::io("look at the mount source", &m.source, e.into()))?;
+            Ok(Some(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()))
+        })
+        .collect()
+}
+
+// /etc/passwd and /etc/group as the container will see them; an image need not have them.
+fn passwd(root: Option<&OwnedFd>) -> Result<(String, String)> {
+    let Some(root) = root else { return Ok(Default::default()) };
+    let read = |path: &str| {
+        let fd = rustix::fs::openat2(
+            root.as_fd(),
+            path,
+            // A FIFO in its place must not block us.
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        );
+        let Ok(fd) = fd else { return String::new() };
+        let stat = rustix::fs::fstat(&fd);
+        if !stat.is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_file()) {
+            return String::new();
+        }
+        let mut bytes = Vec::new();
+        let file = std::io::Read::take(std::fs::File::from(fd), limits::PASSWD_BYTES_MAX);
+        let _ = std::io::Read::read_to_end(&mut { file }, &mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok((read("/etc/passwd"), read("/etc/group")))
+}
+
+fn host_devices() -> Vec<HostDevice> {
+    fn walk(dir: &Path, out: &mut Vec<HostDevice>) {
+        let Ok(list) = std::fs::read_dir(dir) else { return };
+        for entry in list.flatten() {
+            let path = entry.path();
+            let Ok(m) = std::fs::symlink_metadata(&path) else { continue };
+            let kind = m.file_type();
+            let name = entry.file_name();
+            if kind.is_dir() && !["pts", "shm", "mqueue", "fd"].iter().any(|n| name == *n) {
+                walk(&path, out);
+            } else if (kind.is_char_device() || kind.is_block_device())
+                && !["console", "ptmx"].iter().any(|n| name == *n)
+                && let Some(path) = path.to_str()
+            {
+                out.push(HostDevice {
+                    path: path.to_owned(),
+                    mode: m.mode(),
+                    rdev: m.rdev(),
+                    uid: m.uid(),
+                    gid: m.gid(),
+                });
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(Path::new("/dev"), &mut out);
+    out
+}
+
+/// See [`Runtime::start_container`].
+pub fn start(runtime: &Runtime, sandbox: &str, id: &str) -> Result<ContainerState> {
+    let layout = layout(runtime, sandbox)?;
+    match ask_living(&layout, sandbox, &Request::Start(id.into()))?.0 {
+        Reply::Container(state) => Ok(state),
+        _ => Err(Error::Invalid("the shim's answer is not a container".into())),
+    }
+}
+
+/// See [`Runtime::kill_container`].
+pub fn kill(runtime: &Runtime, sandbox: &str, id: &str, signal: i32, all: bool) -> Result<()> {
+    let layout = layout(runtime, sandbox)?;
+    ask_living(&layout, sandbox, &Request::Kill { id: id.into(), signal, all }).map(drop)
+}
+
+/// See [`Runtime::remove_container`].
+pub fn remove(runtime: &Runtime, sandbox: &str, id: &str, force: bool) -> Result<()> {
+    state::check_id("container", id)?;
+    let layout = layout(runtime, sandbox)?;
+    match ask(&layout, &Request::Remove { id: id.into(), force }) {
+        Ok(_) => {}
+        // A dead shim: nothing runs.
+        Err(Error::NotFound(_)) => {}
+        Err(e) => return Err(e),
+    }
+    clear(&layout, sandbox, id)
+}
+
+fn clear(layout: &Layout, sandbox: &str, id: &str) -> Result<()> {
+    let (_, record) = match records(layout, sandbox) {
+        Ok(r) => r,
+        Err(Error::NotFound(_)) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    cgroup::destroy(&group(&record, id))?;
+    let dir = layout.container(id);
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(state::io("remove", &dir, e)),
+        _ => Ok(()),
+    }
+}
+
+/// See [`Runtime::update_container`].
+pub fn update(runtime: &Runtime, sandbox: &str, id: &str, resources: &Resources) -> Result<()> {
+    state::check_id("container", id)?;
+    let (_, record) = records(&layout(runtime, sandbox)?, sandbox)?;
+    let group = group(&record, id);
+    if !group.exists() {
+        return Err(Error::NotFound(format!("no container {id} in sandbox {sandbox}")));
+    }
+    cgroup::set(&group, &runtime.tree.limits(resources))
+}
+
+/// See [`Runtime::stats`].
+pub fn stats(runtime: &Runtime, sandbox: &str, container: Option<&str>) -> Result<Stats> {
+    let (_, record) = records(&layout(runtime, sandbox)?, sandbox)?;
+    let group = match container {
+        Some(id) => {
+            state::check_id("container", id)?;
+            group(&record, id)
+        }
+        None => record.cgroup,
+    };
+    if !group.exists() {
+        return Err(Error::NotFound(format!(
+            "no container {} in sandbox {sandbox}",
+            container.unwrap_or_default()
+        )));
+    }
+    cgroup::stats(&group)
+}
+
+/// The process of a container as it was planned, for execs.
+pub fn own_process(layout: &Layout, id: &str) -> Result<Process> {
+    state::check_id("container", id)?;
+    state::read_json(&layout.container(id).join("exec.json"))?
+        .ok_or_else(|| Error::NotFound(format!("no container {id}")))
+}
