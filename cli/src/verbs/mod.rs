@@ -2,8 +2,12 @@
 //!
 //! Objects travel over the wire protocol; tables, patches and waiting are the API server's and `api`'s work.
 
+mod apply;
+mod get;
 mod image;
+mod resource;
 
+use crate::api::Api;
 use crate::cluster::layout::{DATA_DIR, Layout};
 use crate::cluster::up;
 use crate::{ClusterVerb, cluster_verb};
@@ -33,9 +37,33 @@ pub fn run(args: &[String]) -> i32 {
         "down" => cluster_verb(ClusterVerb::Down(layout(m), m.get_flag("purge"))),
         "status" => cluster_verb(ClusterVerb::Status(layout(m), output(m) == Some("json"))),
         "image" => image::run(m),
+        "get" => report(verb, get::get(m)),
+        "describe" => report(verb, get::describe(m)),
+        "apply" => report(verb, apply::apply(m)),
+        "delete" => report(verb, apply::delete(m)),
         "completion" => completion(m),
         _ => 2,
     }
+}
+
+fn report(verb: &str, result: Result<(), String>) -> i32 {
+    match result {
+        Ok(()) => 0,
+        Err(why) => {
+            eprintln!("pintle {verb}: {why}");
+            1
+        }
+    }
+}
+
+/// Connects as the verbs do: to the cluster of `--data-dir`.
+pub fn connect(m: &ArgMatches) -> Result<Api, String> {
+    Api::connect(&layout(m)).map_err(|e| e.to_string())
+}
+
+/// `-n`, else `default`.
+pub fn namespace(m: &ArgMatches) -> String {
+    m.get_one::<String>("namespace").cloned().unwrap_or_else(|| "default".into())
 }
 
 fn command() -> Command {
@@ -116,6 +144,7 @@ fn command() -> Command {
                 .arg(Arg::new("output").short('o').value_parser(["json"]).help("Machine-readable")),
         )
         .subcommand(image::command(data_dir))
+        .subcommands(object_verbs().map(|c| c.arg(data_dir())))
         .subcommand(Command::new("completion").about("Print a shell's completion script").arg(
             Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell)),
         ))
@@ -127,7 +156,8 @@ pub fn layout(m: &ArgMatches) -> Layout {
     Layout::new(std::path::absolute(&dir).unwrap_or(dir))
 }
 
-fn output(m: &ArgMatches) -> Option<&str> {
+/// `-o`.
+pub fn output(m: &ArgMatches) -> Option<&str> {
     m.get_one::<String>("output").map(String::as_str)
 }
 
@@ -146,4 +176,71 @@ fn completion(m: &ArgMatches) -> i32 {
         clap_complete::generate(shell, &mut command(), "pintle", &mut std::io::stdout());
     }
     0
+}
+
+/// The verbs on objects.
+fn object_verbs() -> [Command; 4] {
+    let what = |required: bool| {
+        Arg::new("what")
+            .value_name("RESOURCE [NAME]...")
+            .num_args(1..)
+            .required(required)
+            .help("pods | pod NAME... | deploy/NAME ...")
+    };
+    let namespace = || {
+        Arg::new("namespace")
+            .short('n')
+            .long("namespace")
+            .value_name("NS")
+            .help("Namespace [default: default]")
+    };
+    let file = |required: bool| {
+        Arg::new("file")
+            .short('f')
+            .long("filename")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .required(required)
+            .value_parser(value_parser!(PathBuf))
+            .help("Manifest: YAML or JSON file, folder, or - for standard input")
+    };
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    [
+        Command::new("get")
+            .about("Show objects")
+            .arg(what(true))
+            .arg(namespace())
+            .arg(flag("all-namespaces", "Of all namespaces").short('A'))
+            .arg(
+                Arg::new("selector")
+                    .short('l')
+                    .long("selector")
+                    .value_name("LABELS")
+                    .help("Label selector"),
+            )
+            .arg(
+                Arg::new("output")
+                    .short('o')
+                    .value_parser(["wide", "json", "yaml", "name"])
+                    .help("Form"),
+            )
+            .arg(flag("watch", "Go on and show changes").short('w')),
+        Command::new("describe")
+            .about("Show an object and what happened to it")
+            .arg(what(true))
+            .arg(namespace()),
+        Command::new("apply")
+            .about("Make objects be as a manifest says")
+            .arg(file(true))
+            .arg(namespace()),
+        Command::new("delete")
+            .about("Delete objects")
+            .arg(what(false).required_unless_present("file").conflicts_with("file"))
+            .arg(file(false))
+            .arg(namespace())
+            .arg(flag("now", "With one second to end"))
+            .arg(flag("wait", "Until they are gone")),
+    ]
 }
