@@ -1,0 +1,121 @@
+//! Patch: make the new object from the cached one, then go the way of an update.
+
+use pintle_api::{decode, managed, patch};
+use pintle_wire::msg::api::PatchType;
+use serde_json::Value;
+
+use super::{Planned, meta, strictness};
+use crate::limits;
+use crate::server::{Server, Work};
+use crate::status::{Failure, Result};
+
+impl Server {
+    pub(crate) fn plan_patch(&mut self, work: &Work) -> Result<Planned> {
+        let r = work.request.clone();
+        let endpoint = self.registry.endpoint(work.endpoint).clone();
+        if r.body.len() > limits::BODY_BYTES_MAX {
+            let text = format!("Request entity too large: limit is {}", limits::BODY_BYTES_MAX);
+            return Err(Failure::too_large(text));
+        }
+        let current = self.current_of(work);
+        if r.patch_type == Some(PatchType::Apply) {
+            return self.plan_apply(work, current);
+        }
+        let Some(current) = current else {
+            return Err(Failure::not_found(&endpoint.group, &endpoint.plural, &r.name));
+        };
+        let changed = apply_patch(
+            &r,
+            &current,
+            &endpoint.gvk(),
+            self.registry.resource(endpoint.resource).custom,
+        )?;
+        let gvk = endpoint.gvk();
+        let decoded = decode::value(changed, &gvk)?;
+        let warnings = strictness(&r.options, &gvk, decoded.strict)?;
+        let mut object = decoded.object;
+        meta::check_name(&endpoint, &mut object, &r.namespace, &r.name)?;
+        self.plan_change(work, object, warnings, true)
+    }
+
+    fn plan_apply(&mut self, work: &Work, current: Option<Value>) -> Result<Planned> {
+        let r = work.request.clone();
+        let endpoint = self.registry.endpoint(work.endpoint).clone();
+        if r.options.field_manager.as_deref().unwrap_or("").is_empty() {
+            return Err(Failure::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
+        }
+        let (mut config, warnings) = self.decode(work, &r.body)?;
+        meta::check_name(&endpoint, &mut config, &r.namespace, &r.name)?;
+        if current.is_none() && !r.subresource.is_empty() {
+            return Err(Failure::not_found(&endpoint.group, &endpoint.plural, &r.name));
+        }
+        let manager = self.manager(work);
+        let time = self.now.wall.rfc3339();
+        let write = managed::Write {
+            manager: &manager,
+            gvk: endpoint.gvk(),
+            subresource: &r.subresource,
+            time: &time,
+        };
+        let live = current.clone().unwrap_or(Value::Null);
+        let force = r.options.force.unwrap_or(false);
+        let merged = managed::apply(&live, &config, force, &write)?;
+        if current.is_none() {
+            let mut merged = merged;
+            meta::of(&mut merged).remove("resourceVersion");
+            return self.plan_new(work, merged, warnings);
+        }
+        self.plan_change(work, merged, warnings, true)
+    }
+}
+
+/// The object that a patch makes of `current`.
+pub(crate) fn apply_patch(
+    r: &pintle_wire::msg::api::Request,
+    current: &Value,
+    gvk: &pintle_api::Gvk<'_>,
+    custom: bool,
+) -> Result<Value> {
+    let body: Value = serde_json::from_slice(&r.body).map_err(|e| bad_patch(&e))?;
+    match r.patch_type {
+        Some(PatchType::Json) => patch::json(current, &body),
+        Some(PatchType::Merge) => {
+            if !body.is_object() {
+                return Err(Failure::bad_request("merge patch is not a JSON object"));
+            }
+            let mut changed = current.clone();
+            patch::merge(&mut changed, &body);
+            Ok(changed)
+        }
+        Some(PatchType::Strategic) if custom => Err(Failure::plain(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+        )),
+        Some(PatchType::Strategic) => patch::strategic(current, &body, gvk),
+        Some(PatchType::Apply) | None => Err(Failure::bad_request("unknown type of patch")),
+    }
+}
+
+fn bad_patch(e: &serde_json::Error) -> Failure {
+    Failure::bad_request(format!("error decoding patch: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pintle_wire::msg::api::{Request, Verb};
+    use serde_json::json;
+
+    #[test]
+    fn a_body_that_is_no_json_is_refused() {
+        let mut r = Request::new(Verb::Patch, "", "v1", "configmaps");
+        r.patch_type = Some(PatchType::Merge);
+        r.body = b"{"[..].into();
+        let gvk = pintle_api::Gvk::new("", "v1", "ConfigMap");
+        let f = apply_patch(&r, &json!({}), &gvk, false).expect_err("no JSON");
+        assert_eq!(f.code, 400);
+    }
+}
