@@ -3,6 +3,7 @@
 //! Admission rule: what lives here could live in the standard library, knows no domain, and is used by
 //! three crates or more. Nothing here waits, reads a clock by itself or knows that Kubernetes exists.
 
+pub mod disk;
 pub mod log;
 pub mod outbuf;
 pub mod prng;

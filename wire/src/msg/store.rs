@@ -259,4 +259,6 @@ pub enum Error {
     NoSpace(String),
     /// The request makes no sense; the text says why.
     Invalid(String),
+    /// A value cannot be read back; the text names segment and offset. Other keys are not concerned.
+    Damaged(String),
 }

@@ -1,0 +1,143 @@
+//! Work for the disk, as data: the core makes it, the shell runs it where it may block, the core gets its end.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use pintle_base::disk::{Disk, File};
+
+use crate::log::CommitJob;
+
+/// One piece of work. Run commits on one thread, in the order they come; the others on another one.
+pub struct Job(pub(crate) Work);
+
+pub(crate) enum Work {
+    /// Write a batch and make it durable.
+    Commit(CommitJob),
+    /// Make a segment of zeros.
+    Prepare { number: u64, size_bytes: u64 },
+    /// Remove segments, oldest first.
+    Remove { numbers: Vec<u64> },
+}
+
+/// How a piece of work ended; give it to `Store::handle_done`.
+pub struct Done(pub(crate) Ended);
+
+pub(crate) enum Ended {
+    Commit { number: u64, result: Result<(), Failure> },
+    Prepare { number: u64, size_bytes: u64, result: Result<Arc<dyn File>, Failure> },
+    Remove { numbers: Vec<u64>, result: Result<(), Failure> },
+}
+
+/// What went wrong.
+pub(crate) enum Failure {
+    /// The disk is full and nothing was made durable.
+    NoSpace,
+    /// Anything else: the process must end.
+    Fatal(String),
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Work::Commit(c) => {
+                write!(f, "Commit {{ batch: {}, bytes: {} }}", c.number, c.bytes.len())
+            }
+            Work::Prepare { number, size_bytes } => {
+                write!(f, "Prepare {{ segment: {number}, bytes: {size_bytes} }}")
+            }
+            Work::Remove { numbers } => write!(f, "Remove {{ segments: {numbers:?} }}"),
+        }
+    }
+}
+
+impl Job {
+    /// It is a write that clients wait for; it must not queue behind housekeeping.
+    pub fn is_commit(&self) -> bool {
+        matches!(self.0, Work::Commit(_))
+    }
+
+    /// Does it. Blocks on the disk.
+    pub fn run(self, disk: &dyn Disk) -> Done {
+        Done(match self.0 {
+            Work::Commit(c) => {
+                let result = commit(&c);
+                Ended::Commit { number: c.number, result }
+            }
+            Work::Prepare { number, size_bytes } => {
+                let result = prepare(disk, number, size_bytes);
+                Ended::Prepare { number, size_bytes, result }
+            }
+            Work::Remove { numbers } => {
+                let result = remove(disk, &numbers);
+                Ended::Remove { numbers, result }
+            }
+        })
+    }
+}
+
+fn no_space(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn commit(c: &CommitJob) -> Result<(), Failure> {
+    let place = |what: &str, e: io::Error| {
+        Failure::Fatal(format!(
+            "{what} {} bytes at offset {} of {}: {e}",
+            c.bytes.len(),
+            c.offset,
+            segment_name(c.segment)
+        ))
+    };
+    c.file.write_at(&c.bytes, c.offset).map_err(|e| {
+        if no_space(&e) { Failure::NoSpace } else { place("cannot write", e) }
+    })?;
+    // A failed sync may have dropped the pages: nothing can be said of these bytes any more.
+    c.file.sync_data().map_err(|e| place("cannot sync", e))
+}
+
+/// The file gets its name only when all of it is on disk, so that a segment is never half as long.
+fn prepare(disk: &dyn Disk, number: u64, size_bytes: u64) -> Result<Arc<dyn File>, Failure> {
+    let name = segment_name(number);
+    let temporary = format!("{name}{TEMPORARY}");
+    let fail = |e: io::Error| {
+        if no_space(&e) {
+            Failure::NoSpace
+        } else {
+            Failure::Fatal(format!("cannot prepare {name} of {size_bytes} bytes: {e}"))
+        }
+    };
+    let file = disk.create(&temporary, size_bytes).map_err(|e| {
+        // Half a file would keep the space that others wait for.
+        let _ = disk.remove(&temporary);
+        fail(e)
+    })?;
+    disk.rename(&temporary, &name).map_err(fail)?;
+    disk.sync_dir().map_err(fail)?;
+    Ok(file)
+}
+
+fn remove(disk: &dyn Disk, numbers: &[u64]) -> Result<(), Failure> {
+    for number in numbers {
+        let name = segment_name(*number);
+        let fail = |e| Failure::Fatal(format!("cannot remove {name}: {e}"));
+        disk.remove(&name).map_err(fail)?;
+        // One at a time, oldest first: a hole between segments would be damage.
+        disk.sync_dir().map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Ending of files that are not finished; they are removed when the store is opened.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// File name of a segment.
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("{number:012}.wal")
+}
+
+/// The number in a segment's file name.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".wal")?;
+    (digits.len() == 12).then(|| digits.parse().ok()).flatten()
+}

@@ -1,0 +1,233 @@
+//! Reads the log from its first segment to its end, without changing anything, and judges the end: whole,
+//! torn by a crash, or damaged.
+//!
+//! The judgement rests on how the log is written: batch n+1 is given to the disk only after batch n is on it.
+//! So when the bytes stop making sense in or after batch n, records of batch n+1 behind that place may be the
+//! rest of a torn write, but a valid record of batch n+2 proves that something durable is gone.
+
+use pintle_base::disk::{self, Disk};
+
+use crate::error::OpenError;
+use crate::job::{segment_name, segment_number};
+use crate::log::Position;
+use crate::record::{ALIGN, Bad, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+
+/// A record in its segment, as the visitor gets it.
+pub(crate) struct Record<'a> {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) header: RecordHeader,
+    /// From the record's first byte to the end of its segment.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// What the scan found.
+pub(crate) struct Scan {
+    /// From the first segment's header; `None` when there is no segment that was ever written to.
+    pub(crate) first: Option<SegmentHeader>,
+    /// Where the log ends.
+    pub(crate) end: Position,
+    /// Where the last batch begins, in `end.segment`.
+    pub(crate) last_batch: u64,
+    /// Bytes behind the end that are not zero: the torn tail, as (segment, first, last + 1).
+    pub(crate) torn: Vec<(u64, u64, u64)>,
+    /// Every segment with its size and the revision after its last record, in order.
+    pub(crate) segments: Vec<(u64, u64, u64)>,
+    /// Records read.
+    pub(crate) records: u64,
+}
+
+/// State of the walk.
+struct Walk {
+    chain: u32,
+    batch: u64,
+    /// The last record of `batch` was met.
+    complete: bool,
+    revision: u64,
+    last_batch: u64,
+    records: u64,
+}
+
+fn damaged(segment: u64, offset: u64, why: impl Into<String>) -> OpenError {
+    OpenError::Damaged { segment: segment_name(segment), offset, why: why.into() }
+}
+
+/// Numbers of the segments on disk, in order and without a hole.
+fn segment_numbers(disk: &dyn Disk) -> Result<Vec<u64>, OpenError> {
+    let names = disk.list().map_err(|e| OpenError::io("list the data directory", e))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
+    numbers.sort_unstable();
+    for pair in numbers.windows(2) {
+        if pair[1] != pair[0] + 1 {
+            return Err(damaged(pair[0] + 1, 0, "the segment is missing"));
+        }
+    }
+    Ok(numbers)
+}
+
+fn load(disk: &dyn Disk, number: u64) -> Result<Vec<u8>, OpenError> {
+    let name = segment_name(number);
+    let read = || {
+        let file = disk.open(&name)?;
+        let size = file.size_bytes()?;
+        disk::read_exact_at(&*file, 0, size as usize)
+    };
+    read().map_err(|e| OpenError::io(format!("read {name}"), e))
+}
+
+/// Walks the whole log. `visit` sees every record in order and may refuse one.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    visit: &mut dyn FnMut(&Record<'_>) -> Result<(), Bad>,
+) -> Result<Scan, OpenError> {
+    let numbers = segment_numbers(disk)?;
+    let Some(&first_number) = numbers.first() else {
+        return Ok(Scan {
+            first: None,
+            end: Position { segment: 0, offset: 0, prev_crc: 0, batch: 1 },
+            last_batch: 0,
+            torn: Vec::new(),
+            segments: Vec::new(),
+            records: 0,
+        });
+    };
+    let mut bytes = load(disk, first_number)?;
+    let mut rest = numbers[1..].iter().copied();
+    let first = match SegmentHeader::decode(&bytes) {
+        Ok(h) if h.number == first_number => h,
+        Ok(_) => return Err(damaged(first_number, 0, "the segment has another segment's number")),
+        // It got its name when its header was on disk, so this is no torn write.
+        Err(why) => return Err(damaged(first_number, 0, why.0)),
+    };
+    let mut walk = Walk {
+        chain: first.prev_crc,
+        batch: first.batch.wrapping_sub(1),
+        complete: true,
+        revision: first.revision,
+        last_batch: 0,
+        records: 0,
+    };
+    let mut number = first_number;
+    let mut segments = Vec::new();
+    loop {
+        let (offset, why) = walk.segment(number, &bytes, first.store_id, visit)?;
+        segments.push((number, bytes.len() as u64, walk.revision));
+        let next = match rest.next() {
+            None => None,
+            Some(n) => Some((n, load(disk, n)?)),
+        };
+        if let Some((n, next_bytes)) = &next
+            && let Ok(h) = SegmentHeader::decode(next_bytes)
+        {
+            if h.number != *n || h.store_id != first.store_id {
+                return Err(damaged(*n, 0, "the segment belongs to another place or store"));
+            }
+            if !walk.complete || h.batch != walk.batch + 1 || h.prev_crc != walk.chain {
+                let why = format!("{why}, and the next segment says that more was here");
+                return Err(damaged(number, offset, why));
+            }
+            (number, bytes) = (*n, next.map(|(_, b)| b).unwrap_or_default());
+            continue;
+        }
+        let mut torn = Vec::new();
+        walk.judge_tail(number, number, offset, &bytes, first.store_id, why, &mut torn)?;
+        let mut unused = next;
+        while let Some((n, b)) = unused {
+            walk.judge_tail(number, n, offset, &b, first.store_id, why, &mut torn)?;
+            segments.push((n, b.len() as u64, 0));
+            unused = match rest.next() {
+                None => None,
+                Some(n) => Some((n, load(disk, n)?)),
+            };
+        }
+        let batch = if walk.complete { walk.batch + 1 } else { walk.batch };
+        return Ok(Scan {
+            first: Some(first),
+            end: Position { segment: number, offset, prev_crc: walk.chain, batch },
+            last_batch: walk.last_batch,
+            torn,
+            segments,
+            records: walk.records,
+        });
+    }
+}
+
+impl Walk {
+    /// Visits the records of a segment; answers where they end and why.
+    fn segment(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        store_id: u64,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<(), Bad>,
+    ) -> Result<(u64, Bad), OpenError> {
+        let mut at = SEGMENT_HEADER_BYTES;
+        self.last_batch = 0;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let header = match RecordHeader::decode(rest, store_id) {
+                Ok(h) => h,
+                Err(why) => return Ok((at as u64, why)),
+            };
+            let batch = if self.complete { self.batch + 1 } else { self.batch };
+            if header.prev_crc != self.chain || header.batch != batch {
+                return Ok((at as u64, Bad("the record does not follow the one before it")));
+            }
+            if header.revision < self.revision {
+                return Err(damaged(number, at as u64, "the revision goes back"));
+            }
+            let record = Record { segment: number, offset: at as u64, header, bytes: rest };
+            visit(&record).map_err(|why| damaged(number, at as u64, why.0))?;
+            if self.complete {
+                // The first batch in a segment is written together with its header.
+                self.last_batch = if at == SEGMENT_HEADER_BYTES { 0 } else { at as u64 };
+            }
+            self.chain = header.crc;
+            self.batch = header.batch;
+            self.complete = header.last;
+            self.revision = header.revision;
+            self.records += 1;
+            at += header.stride();
+        }
+    }
+
+    /// Looks behind the end: at leftovers of a torn write, or at proof of damage.
+    #[expect(clippy::too_many_arguments, reason = "one place says where the end is, another what is judged")]
+    fn judge_tail(
+        &self,
+        end_segment: u64,
+        number: u64,
+        end_offset: u64,
+        bytes: &[u8],
+        store_id: u64,
+        why: Bad,
+        torn: &mut Vec<(u64, u64, u64)>,
+    ) -> Result<(), OpenError> {
+        let from = if number == end_segment { end_offset as usize } else { 0 };
+        let Some((first, last)) = nonzero(bytes, from) else { return Ok(()) };
+        let proof = if self.complete { self.batch + 2 } else { self.batch + 1 };
+        let mut at = (first as usize) / ALIGN * ALIGN;
+        while at < last as usize {
+            let rest = &bytes[at..];
+            if RecordHeader::peek_batch(rest).is_some_and(|b| b >= proof && b - proof < 1 << 40)
+                && let Ok(h) = RecordHeader::decode(rest, store_id)
+                && h.batch >= proof
+            {
+                let place = format!("{} at offset {at}", segment_name(number));
+                let why = format!("{why}, and {place} holds a later batch that was written after it");
+                return Err(damaged(end_segment, end_offset, why));
+            }
+            at += ALIGN;
+        }
+        torn.push((number, from as u64, last));
+        Ok(())
+    }
+}
+
+/// First and last + 1 of the bytes from `from` on that are not zero.
+fn nonzero(bytes: &[u8], from: usize) -> Option<(u64, u64)> {
+    let tail = bytes.get(from..)?;
+    let first = tail.iter().position(|b| *b != 0)?;
+    let last = tail.iter().rposition(|b| *b != 0)?;
+    Some(((from + first) as u64, (from + last + 1) as u64))
+}

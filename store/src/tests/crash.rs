@@ -1,0 +1,238 @@
+//! Power cuts, failed calls and full disks at every single call, by seed.
+
+use pintle_base::Prng;
+use pintle_base::disk::{Fault, SimDisk};
+use pintle_wire::msg::store::{Durability, Error, Reply, Request};
+
+use super::model::{Keys, Model, random_txn};
+use super::{Rig, at_ms};
+use crate::Tag;
+
+/// What clients know when the crash comes.
+struct Known {
+    /// The states that were asked for, whether answered or not.
+    model: Model,
+    /// Highest revision that anybody was told of.
+    told: u64,
+    compact: u64,
+}
+
+/// Writes by the seed until the disk is dead, the store gave up, or all is done.
+fn work(rig: &mut Rig, known: &mut Known, seed: u64, steps: u64) {
+    let mut p = Prng::new(seed);
+    let mut asked: Vec<(Tag, u64, bool)> = Vec::new();
+    for _ in 0..steps {
+        if p.chance(1, 25) {
+            let revision = known.compact + p.below(known.told.saturating_sub(known.compact) + 1);
+            rig.ask(Request::Compact { revision });
+            known.compact = known.compact.max(revision);
+        } else {
+            let (compare, then, otherwise) = random_txn(&mut p, &known.model);
+            let before = known.model.clone();
+            let reply = known.model.txn(&compare, &then, &otherwise);
+            let durability = Durability::Durable;
+            let tag = rig.ask(Request::Txn { compare, then, otherwise, durability });
+            match reply {
+                Reply::Txn { revision, .. } => {
+                    asked.push((tag, revision, revision > before.revision()));
+                }
+                _ => known.model = before,
+            }
+        }
+        for _ in 0..p.below(3) {
+            rig.step(&mut p);
+        }
+        take_replies(rig, known, &mut asked);
+        if rig.disk.is_dead() || rig.fatal.is_some() {
+            return;
+        }
+    }
+    rig.settle();
+    take_replies(rig, known, &mut asked);
+}
+
+fn take_replies(rig: &mut Rig, known: &mut Known, asked: &mut Vec<(Tag, u64, bool)>) {
+    rig.collect();
+    asked.retain(|(tag, want, wrote)| match rig.reply(*tag) {
+        None => true,
+        Some(Reply::Txn { revision, .. }) => {
+            assert_eq!(revision, *want);
+            known.told = known.told.max(revision);
+            false
+        }
+        // Refused: it and all that came after it did not happen.
+        Some(Reply::Error(Error::NoSpace(_))) => {
+            if *wrote {
+                known.model.states.split_off(want);
+            }
+            false
+        }
+        Some(other) => panic!("{other:?}"),
+    });
+}
+
+/// Everything that anybody was told of is there, nothing is half there, and the past is what it was.
+fn check(rig: &mut Rig, known: &Known, what: &str) -> u64 {
+    rig.settle();
+    let revision = rig.store.status().revision;
+    let asked = known.model.revision();
+    assert!(known.told <= revision && revision <= asked, "{what}: {} {revision} {asked}", known.told);
+    let compact = rig.store.status().compact_revision;
+    assert!(compact <= known.compact.max(1), "{what}");
+    for at in compact..=revision {
+        let want: Vec<_> = known.model.states[&at].values().cloned().collect();
+        assert_eq!(rig.all(at), want, "{what}: revision {at} of {revision}");
+    }
+    rig.store.check_deeply();
+    revision
+}
+
+/// One life with a fault at a call, then recovery, work, a second crash by power, recovery.
+fn live(seed: u64, call: u64, fault: Fault, sector: usize) -> bool {
+    let what = format!("seed {seed} call {call} fault {fault:?} sector {sector}");
+    let disk = SimDisk::new(sector, seed ^ call << 20);
+    disk.fail_at(call, fault);
+    let mut known = Known { model: Model::new(), told: 1, compact: 1 };
+    let opened = Rig::open(&disk, at_ms(0));
+    let mut struck = disk.calls() > call;
+    assert_eq!(opened.is_err(), struck, "{what}");
+    if let Ok((mut rig, _)) = opened {
+        work(&mut rig, &mut known, seed, 40);
+        struck = disk.calls() > call;
+        if fault == Fault::Eio {
+            // A failed write, sync, creation or removal ends the process and is never retried.
+            assert_eq!(rig.fatal.is_some(), struck, "{what}");
+        }
+        if fault == Fault::Enospc && rig.fatal.is_none() {
+            // Service goes on: the fault was passing. The first request may still be refused.
+            rig.call(super::txn(Vec::new()));
+            check(&mut rig, &known, &what);
+            let mut p = Prng::new(seed);
+            while rig.step(&mut p) {}
+        }
+    }
+    if fault == Fault::Eio && seed % 2 == 0 { disk.process_restart() } else { disk.power_cycle() }
+    disk.clear_faults();
+    let (mut rig, _) = Rig::open(&disk, at_ms(1000)).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let revision = check(&mut rig, &known, &what);
+    // What was not told of and is not there never was; life goes on from here.
+    known.model.states.split_off(&(revision + 1));
+    known.told = revision;
+    known.compact = rig.store.status().compact_revision;
+    let more = disk.calls() + 7;
+    disk.fail_at(more, Fault::PowerCut);
+    work(&mut rig, &mut known, seed + 1, 15);
+    drop(rig);
+    disk.power_cycle();
+    disk.clear_faults();
+    let (mut rig, _) = Rig::open(&disk, at_ms(2000)).unwrap_or_else(|e| panic!("{what} again: {e}"));
+    check(&mut rig, &known, &what);
+    struck
+}
+
+fn every_call(fault: Fault, seeds: std::ops::Range<u64>) -> u64 {
+    let mut points = 0;
+    for seed in seeds {
+        let sector = if seed % 2 == 0 { 512 } else { 4096 };
+        let mut call = 0;
+        while live(seed, call, fault, sector) {
+            points += 1;
+            call += 1;
+        }
+    }
+    points
+}
+
+#[test]
+fn a_power_cut_at_every_call_loses_nothing_that_was_told() {
+    let points = every_call(Fault::PowerCut, 0..60);
+    assert!(points > 2000, "{points}");
+}
+
+#[test]
+fn an_io_error_at_every_call_ends_the_store_and_loses_nothing() {
+    let points = every_call(Fault::Eio, 0..40);
+    assert!(points > 1000, "{points}");
+}
+
+#[test]
+fn a_full_disk_at_every_call_refuses_and_goes_on() {
+    let points = every_call(Fault::Enospc, 0..40);
+    assert!(points > 1000, "{points}");
+}
+
+/// A crash while recovering, at every call of it, changes nothing.
+#[test]
+fn a_crash_during_recovery_is_recovered_from() {
+    for seed in 0..60 {
+        for call in 0..12 {
+            let disk = SimDisk::new(512, seed);
+            let mut known = Known { model: Model::new(), told: 1, compact: 1 };
+            disk.fail_at(20 + seed % 30, Fault::PowerCut);
+            let (mut rig, _) = Rig::open(&disk, at_ms(0)).unwrap();
+            work(&mut rig, &mut known, seed, 60);
+            drop(rig);
+            disk.power_cycle();
+            disk.clear_faults();
+            disk.fail_at(disk.calls() + call, Fault::PowerCut);
+            if let Ok((mut rig, _)) = Rig::open(&disk, at_ms(1)) {
+                rig.settle();
+            }
+            disk.power_cycle();
+            disk.clear_faults();
+            let (mut rig, _) = Rig::open(&disk, at_ms(2)).unwrap();
+            check(&mut rig, &known, &format!("seed {seed} call {call}"));
+        }
+    }
+}
+
+/// Volatile keys: no revision that was told of is given out twice, every durable write is there, and a
+/// volatile key shows one of the values that it had.
+#[test]
+fn volatile_writes_may_be_lost_but_nothing_goes_back() {
+    let mut lost = 0;
+    for seed in 0..300 {
+        let mut p = Prng::new(seed);
+        let disk = SimDisk::new(512, seed);
+        let (mut rig, _) = Rig::open(&disk, at_ms(0)).unwrap();
+        let mut durable = Keys::new();
+        let (mut told, mut last) = (1, String::new());
+        disk.fail_at(disk.calls() + 5 + p.below(60), Fault::PowerCut);
+        for n in 0..80 {
+            let is_volatile = p.chance(2, 3);
+            let (key, value) = (if is_volatile { "hb" } else { "obj" }, format!("{n}"));
+            let ops = vec![super::put(key, &value)];
+            let tag = rig.ask(if is_volatile { super::volatile(ops) } else { super::txn(ops) });
+            while rig.step(&mut p) {}
+            match rig.reply(tag) {
+                Some(Reply::Txn { revision, .. }) => told = revision,
+                None => break,
+                Some(other) => panic!("{other:?}"),
+            }
+            if is_volatile {
+                last = value;
+            } else {
+                let kv = rig.all(0).into_iter().find(|kv| kv.key == b"obj").unwrap();
+                durable.insert(b"obj".to_vec(), kv);
+            }
+        }
+        drop(rig);
+        disk.power_cycle();
+        disk.clear_faults();
+        let (mut rig, _) = Rig::open(&disk, at_ms(5)).unwrap();
+        rig.settle();
+        assert!(rig.store.status().revision >= told, "seed {seed}");
+        let found: Keys = rig.all(0).into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+        if let Some(want) = durable.get(&b"obj"[..]) {
+            // The write under way when the power went may be there too.
+            let got = &found[&b"obj"[..]];
+            assert!(got.mod_revision == want.mod_revision || got.mod_revision > told, "seed {seed}");
+        }
+        if !last.is_empty() {
+            let got = &found[&b"hb"[..]];
+            lost += u64::from(got.value[..] != *last.as_bytes());
+            assert!(rig.put("hb", "again") > told);
+        }
+    }
+    assert!(lost > 0, "volatile writes were all on disk");
+}
