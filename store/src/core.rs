@@ -68,8 +68,15 @@ pub enum Output {
 /// Something that waits for the next segment.
 pub(crate) enum Stalled {
     Txn(Tag, Txn),
-    Grant { tag: Tag, id: u64, ttl_ms: u64 },
-    Revoke { tag: Tag, id: u64 },
+    Grant {
+        tag: Tag,
+        id: u64,
+        ttl_ms: u64,
+    },
+    Revoke {
+        tag: Tag,
+        id: u64,
+    },
     /// After a crash: give the volatile keys up to this revision a new one.
     Restate(u64),
     /// Before the end: write down what is in memory only.
@@ -129,11 +136,7 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError::Damaged`] names segment and offset; nothing was changed then.
-    pub fn open(
-        disk: &dyn Disk,
-        config: Config,
-        now: Now,
-    ) -> Result<(Store, Recovery), OpenError> {
+    pub fn open(disk: &dyn Disk, config: Config, now: Now) -> Result<(Store, Recovery), OpenError> {
         let opened = recover::open(disk, config.segment_bytes, config.store_id, now)?;
         let state = opened.state;
         let mut store = Store {
@@ -219,8 +222,8 @@ impl Store {
     pub fn handle_done(&mut self, done: Done, now: Now) {
         self.jobs_running = self.jobs_running.saturating_sub(1);
         match done.0 {
-            Ended::Commit { result: Ok(()), .. } => self.committed(now),
-            Ended::Commit { result: Err(Failure::NoSpace), .. } => self.roll_back(now),
+            Ended::Commit(Ok(())) => self.committed(now),
+            Ended::Commit(Err(Failure::NoSpace)) => self.roll_back(now),
             Ended::Prepare { number, size_bytes, result } => match result {
                 Ok(file) => {
                     self.log.prepared(number, size_bytes, Some(file));
@@ -238,7 +241,7 @@ impl Store {
             Ended::Remove { result: Err(Failure::NoSpace), numbers } => {
                 self.fail(format!("no space to remove segments {numbers:?}"));
             }
-            Ended::Commit { result: Err(Failure::Fatal(why)), .. }
+            Ended::Commit(Err(Failure::Fatal(why)))
             | Ended::Remove { result: Err(Failure::Fatal(why)), .. } => self.fail(why),
         }
         self.check_invariants();

@@ -93,6 +93,8 @@ pub struct Change {
     pub key: Key,
 }
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// A key or a range of keys, in etcd's notation of `range_end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -115,7 +117,7 @@ impl Span {
         }
     }
 
-    fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    fn bounds(&self) -> Option<Bounds<'_>> {
         let from = Bound::Included(self.key.as_slice());
         match self.end.as_slice() {
             [] => Some((from, Bound::Included(self.key.as_slice()))),
@@ -175,6 +177,7 @@ impl Index {
     }
 
     /// The version of a key that was current at `revision`, if it existed then.
+    #[cfg(test)]
     pub fn at(&self, key: &[u8], revision: u64) -> Option<&Version> {
         self.keys.get(key).and_then(|e| e.at(revision)).filter(|v| !v.deleted())
     }
@@ -312,11 +315,6 @@ impl Index {
         self.changes.range(at..)
     }
 
-    /// The revision that `n` changes lie at or below, counted from the oldest.
-    pub fn nth_change_revision(&self, n: usize) -> Option<u64> {
-        self.changes.get(n).map(|c| c.revision)
-    }
-
     /// Forgets every version that was overwritten or deleted at or below `revision`, from the oldest on,
     /// until `enough` says stop after a revision. Answers the last revision that was dealt with. Slots of
     /// values in memory that go are handed to `free`.
@@ -377,8 +375,7 @@ impl Index {
     /// Forgets one overwritten volatile version; answers its slot when it was there.
     pub fn forget_volatile(&mut self, key: &[u8], revision: u64) -> Option<u32> {
         let entry = self.keys.get_mut(key)?;
-        let at =
-            entry.older.iter().position(|v| v.mod_revision == revision && v.in_memory())?;
+        let at = entry.older.iter().position(|v| v.mod_revision == revision && v.in_memory())?;
         let v = entry.older.remove(at);
         self.history_bytes -= cost(key, &v);
         self.versions -= 1;
@@ -391,11 +388,6 @@ impl Index {
         self.changes.retain(|c| {
             keys.get(&c.key).is_some_and(|e| e.iter().any(|v| v.mod_revision == c.revision))
         });
-    }
-
-    /// All keys with all their versions, in order.
-    pub fn all(&self) -> impl Iterator<Item = (&Key, impl Iterator<Item = &Version>)> {
-        self.keys.iter().map(|(k, e)| (k, e.iter()))
     }
 
     /// The newest version of every key that exists now.
@@ -417,14 +409,22 @@ impl Index {
                 live += 1;
             }
             assert!(
-                entry.iter().zip(entry.iter().skip(1)).all(|(a, b)| a.mod_revision < b.mod_revision)
+                entry
+                    .iter()
+                    .zip(entry.iter().skip(1))
+                    .all(|(a, b)| a.mod_revision < b.mod_revision)
             );
         }
         assert_eq!(
             (live, history, versions, key_bytes),
             (self.live, self.history_bytes, self.versions, self.key_bytes)
         );
-        assert!(self.changes.iter().zip(self.changes.iter().skip(1)).all(|(a, b)| a.revision <= b.revision));
+        assert!(
+            self.changes
+                .iter()
+                .zip(self.changes.iter().skip(1))
+                .all(|(a, b)| a.revision <= b.revision)
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pintle_base::disk::{Disk, File};
 
 use crate::log::CommitJob;
+use crate::record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 
 /// One piece of work. Run commits on one thread, in the order they come; the others on another one.
 pub struct Job(pub(crate) Work);
@@ -17,6 +18,7 @@ pub(crate) enum Work {
     /// Make a segment of zeros.
     Prepare { number: u64, size_bytes: u64 },
     /// Remove segments, oldest first.
+    #[expect(dead_code, reason = "the cleaning of segments comes with the next change")]
     Remove { numbers: Vec<u64> },
 }
 
@@ -24,7 +26,7 @@ pub(crate) enum Work {
 pub struct Done(pub(crate) Ended);
 
 pub(crate) enum Ended {
-    Commit { number: u64, result: Result<(), Failure> },
+    Commit(Result<(), Failure>),
     Prepare { number: u64, size_bytes: u64, result: Result<Arc<dyn File>, Failure> },
     Remove { numbers: Vec<u64>, result: Result<(), Failure> },
 }
@@ -60,10 +62,7 @@ impl Job {
     /// Does it. Blocks on the disk.
     pub fn run(self, disk: &dyn Disk) -> Done {
         Done(match self.0 {
-            Work::Commit(c) => {
-                let result = commit(&c);
-                Ended::Commit { number: c.number, result }
-            }
+            Work::Commit(c) => Ended::Commit(commit(&c)),
             Work::Prepare { number, size_bytes } => {
                 let result = prepare(disk, number, size_bytes);
                 Ended::Prepare { number, size_bytes, result }
@@ -89,9 +88,18 @@ fn commit(c: &CommitJob) -> Result<(), Failure> {
             segment_name(c.segment)
         ))
     };
-    c.file.write_at(&c.bytes, c.offset).map_err(|e| {
-        if no_space(&e) { Failure::NoSpace } else { place("cannot write", e) }
-    })?;
+    if let Err(e) = c.file.write_at(&c.bytes, c.offset) {
+        if !no_space(&e) {
+            return Err(place("cannot write", e));
+        }
+        // All of it may be there in spite of the error. Those who wait are told that it is not, so its first
+        // record goes before they are.
+        let zeros = vec![0; c.bytes.len().min(SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES)];
+        return match c.file.write_at(&zeros, c.offset).and_then(|()| c.file.sync_data()) {
+            Ok(()) => Err(Failure::NoSpace),
+            Err(_) => Err(place("cannot write", e)),
+        };
+    }
     // A failed sync may have dropped the pages: nothing can be said of these bytes any more.
     c.file.sync_data().map_err(|e| place("cannot sync", e))
 }

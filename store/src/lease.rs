@@ -114,11 +114,6 @@ impl Leases {
     pub fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(t, _)| *t)
     }
-
-    /// Ids and times to live.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.leases.iter().map(|(id, l)| (*id, l.ttl_ms))
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 mod core;
 mod error;
 mod index;
+pub mod inspect;
 mod job;
 mod lease;
 pub mod limits;

@@ -288,21 +288,11 @@ impl Log {
         };
     }
 
-    /// There is no space for the next segment, or was none at the last try.
-    pub(crate) fn no_space(&self) -> bool {
-        self.next == Next::NoSpace
-    }
-
     /// Somebody asks for space again: one more try.
     pub(crate) fn retry_prepare(&mut self) {
         if self.next == Next::NoSpace {
             self.next = Next::Idle;
         }
-    }
-
-    /// Segment that the next record goes to.
-    pub(crate) fn current(&self) -> u64 {
-        self.end.segment
     }
 
     /// Bytes of all segments.

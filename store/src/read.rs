@@ -56,7 +56,8 @@ impl Store {
                 continue;
             }
             bytes += key.len() + 64 + if r.keys_only { 0 } else { v.len as usize };
-            if reply.kvs.len() == limit || (bytes > limits::REPLY_BYTES_MAX && !reply.kvs.is_empty())
+            if reply.kvs.len() == limit
+                || (bytes > limits::REPLY_BYTES_MAX && !reply.kvs.is_empty())
             {
                 reply.more = true;
                 continue;
@@ -80,7 +81,12 @@ impl Store {
         }
     }
 
-    fn compact_to(&mut self, revision: u64, now: Now, enough: impl Fn(&crate::index::Index) -> bool) {
+    fn compact_to(
+        &mut self,
+        revision: u64,
+        now: Now,
+        enough: impl Fn(&crate::index::Index) -> bool,
+    ) {
         let memory = &mut self.values.memory;
         let done = self.index.compact(revision, |slot| memory.remove(slot), enough);
         let all = self.index.changes_from(0).next().is_none_or(|c| c.revision > revision);
@@ -98,9 +104,10 @@ impl Store {
 
     /// Forgets history beyond its limits of age, size and number.
     pub(crate) fn auto_compact(&mut self, now: Now) {
-        let before = now.wall.0.saturating_sub(
-            i64::try_from(self.config.history_age.as_nanos()).unwrap_or(i64::MAX),
-        );
+        let before = now
+            .wall
+            .0
+            .saturating_sub(i64::try_from(self.config.history_age.as_nanos()).unwrap_or(i64::MAX));
         let mut target = 0;
         // A mark says that the store was at a revision: all up to it is older than the next mark.
         while self.marks.len() > 1 && self.marks[1].0 <= before {

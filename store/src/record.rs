@@ -247,7 +247,9 @@ impl LogOp<'_> {
                 LogOp::Delete(key) => key.len(),
                 LogOp::LeaseGrant { .. } => 16,
                 LogOp::LeaseRevoke(_) | LogOp::Compact(_) | LogOp::Reserve(_) => 8,
-                LogOp::Relocate { put, .. } => 8 + PUT_FIXED_BYTES + put.key.len() + put.value.len(),
+                LogOp::Relocate { put, .. } => {
+                    8 + PUT_FIXED_BYTES + put.key.len() + put.value.len()
+                }
                 LogOp::Clean => 0,
             }
     }
@@ -356,10 +358,7 @@ pub struct Ops<'a> {
 /// The operations of the record at the start of `bytes`, whose header was decoded to `header`.
 pub fn operations<'a>(bytes: &'a [u8], header: &RecordHeader) -> Ops<'a> {
     let end = (RECORD_HEADER_BYTES + header.payload_bytes).min(bytes.len());
-    Ops {
-        rest: bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default(),
-        at: RECORD_HEADER_BYTES,
-    }
+    Ops { rest: bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default(), at: RECORD_HEADER_BYTES }
 }
 
 impl<'a> Iterator for Ops<'a> {
@@ -552,9 +551,7 @@ mod tests {
                 b[12] = KIND_OPERATIONS;
                 if prng.chance(1, 2) {
                     b[RECORD_HEADER_BYTES] = prng.below(10) as u8;
-                    for zero in RECORD_HEADER_BYTES + 1..len.min(RECORD_HEADER_BYTES + 8) {
-                        b[zero] = 0;
-                    }
+                    b[RECORD_HEADER_BYTES + 1..len.min(RECORD_HEADER_BYTES + 8)].fill(0);
                     if len > RECORD_HEADER_BYTES + 4 {
                         b[RECORD_HEADER_BYTES + 4] = prng.below(80) as u8;
                     }

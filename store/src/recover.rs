@@ -109,7 +109,8 @@ fn remove_unfinished(disk: &dyn Disk) -> Result<(), OpenError> {
 
 /// The first segment has its header from the start, so that a store is never without its identity.
 fn first_segment(disk: &dyn Disk, size_bytes: u64, store_id: u64) -> Result<Segment, OpenError> {
-    let header = SegmentHeader { number: 1, store_id, revision: FIRST_REVISION, batch: 1, prev_crc: 0 };
+    let header =
+        SegmentHeader { number: 1, store_id, revision: FIRST_REVISION, batch: 1, prev_crc: 0 };
     let name = segment_name(1);
     let temporary = format!("{name}{TEMPORARY}");
     let make = || {
@@ -120,7 +121,8 @@ fn first_segment(disk: &dyn Disk, size_bytes: u64, store_id: u64) -> Result<Segm
         disk.sync_dir()?;
         Ok(file)
     };
-    let file = make().map_err(|e| OpenError::io(format!("make {name} of {size_bytes} bytes"), e))?;
+    let file =
+        make().map_err(|e| OpenError::io(format!("make {name} of {size_bytes} bytes"), e))?;
     Ok(Segment { file, size_bytes, last_revision: 0 })
 }
 
@@ -136,7 +138,9 @@ fn settle_end(
         let zeros = vec![0; (to - from) as usize];
         (segment.file.write_at(&zeros, *from))
             .and_then(|()| if *number == end.segment { Ok(()) } else { segment.file.sync_data() })
-            .map_err(|e| OpenError::io(format!("cut the torn tail of {}", segment_name(*number)), e))?;
+            .map_err(|e| {
+                OpenError::io(format!("cut the torn tail of {}", segment_name(*number)), e)
+            })?;
     }
     let Some(segment) = segments.get(&end.segment) else { return Ok(()) };
     let settle = || {

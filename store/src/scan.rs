@@ -192,7 +192,10 @@ impl Walk {
     }
 
     /// Looks behind the end: at leftovers of a torn write, or at proof of damage.
-    #[expect(clippy::too_many_arguments, reason = "one place says where the end is, another what is judged")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place says where the end is, another what is judged"
+    )]
     fn judge_tail(
         &self,
         end_segment: u64,
@@ -214,7 +217,8 @@ impl Walk {
                 && h.batch >= proof
             {
                 let place = format!("{} at offset {at}", segment_name(number));
-                let why = format!("{why}, and {place} holds a later batch that was written after it");
+                let why =
+                    format!("{why}, and {place} holds a later batch that was written after it");
                 return Err(damaged(end_segment, end_offset, why));
             }
             at += ALIGN;

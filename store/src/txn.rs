@@ -179,7 +179,8 @@ impl Store {
         for key in plan.deletes.iter().flatten() {
             self.push(key, Version::tombstone(revision));
         }
-        let mut ops: Vec<LogOp<'_>> = puts.iter().map(|p| log_put(p.key, p.value, &p.version)).collect();
+        let mut ops: Vec<LogOp<'_>> =
+            puts.iter().map(|p| log_put(p.key, p.value, &p.version)).collect();
         ops.extend(plan.deletes.iter().flatten().map(|k| LogOp::Delete(k)));
         if volatile && self.ceiling < revision + limits::RESERVE_REVISIONS / 2 {
             self.ceiling = revision + limits::RESERVE_REVISIONS;
@@ -261,7 +262,9 @@ impl Store {
         } else if self.leases.len() >= limits::LEASES_MAX {
             Some(Error::TooLarge(format!("there are {} leases, the limit", limits::LEASES_MAX)))
         } else if !(min..=max).contains(&ttl_ms) {
-            Some(Error::Invalid(format!("a time to live of {ttl_ms} ms is not in {min}..={max} ms")))
+            Some(Error::Invalid(format!(
+                "a time to live of {ttl_ms} ms is not in {min}..={max} ms"
+            )))
         } else {
             match self.room(24, false) {
                 Ok(Room::Wait) => return Some(Stalled::Grant { tag, id, ttl_ms }),
@@ -313,7 +316,9 @@ impl Store {
         let mut keys = Vec::new();
         for key in self.leases.get(id).into_iter().flat_map(|l| &l.keys) {
             bytes += 8 + key.len();
-            if keys.len() == limits::TXN_OPS_MAX || Log::record_bytes(bytes) > self.record_bytes_max() {
+            if keys.len() == limits::TXN_OPS_MAX
+                || Log::record_bytes(bytes) > self.record_bytes_max()
+            {
                 break;
             }
             keys.push(Key::clone(key));

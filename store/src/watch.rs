@@ -116,7 +116,9 @@ impl Store {
                 continue;
             }
             // A volatile version may be forgotten; a newer one of the key follows.
-            let Some((v, before)) = self.index.change(&change.key, change.revision) else { continue };
+            let Some((v, before)) = self.index.change(&change.key, change.revision) else {
+                continue;
+            };
             let kv = key_value(&mut self.values, &self.log, &change.key, v, true);
             let prev = before
                 .filter(|_| watch.prev_kv)

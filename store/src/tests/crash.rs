@@ -76,7 +76,11 @@ fn check(rig: &mut Rig, known: &Known, what: &str) -> u64 {
     rig.settle();
     let revision = rig.store.status().revision;
     let asked = known.model.revision();
-    assert!(known.told <= revision && revision <= asked, "{what}: {} {revision} {asked}", known.told);
+    assert!(
+        known.told <= revision && revision <= asked,
+        "{what}: {} {revision} {asked}",
+        known.told
+    );
     let compact = rig.store.status().compact_revision;
     assert!(compact <= known.compact.max(1), "{what}");
     for at in compact..=revision {
@@ -111,7 +115,11 @@ fn live(seed: u64, call: u64, fault: Fault, sector: usize) -> bool {
             while rig.step(&mut p) {}
         }
     }
-    if fault == Fault::Eio && seed % 2 == 0 { disk.process_restart() } else { disk.power_cycle() }
+    if fault == Fault::Eio && seed.is_multiple_of(2) {
+        disk.process_restart()
+    } else {
+        disk.power_cycle()
+    }
     disk.clear_faults();
     let (mut rig, _) = Rig::open(&disk, at_ms(1000)).unwrap_or_else(|e| panic!("{what}: {e}"));
     let revision = check(&mut rig, &known, &what);
@@ -125,7 +133,8 @@ fn live(seed: u64, call: u64, fault: Fault, sector: usize) -> bool {
     drop(rig);
     disk.power_cycle();
     disk.clear_faults();
-    let (mut rig, _) = Rig::open(&disk, at_ms(2000)).unwrap_or_else(|e| panic!("{what} again: {e}"));
+    let (mut rig, _) =
+        Rig::open(&disk, at_ms(2000)).unwrap_or_else(|e| panic!("{what} again: {e}"));
     check(&mut rig, &known, &what);
     struck
 }
@@ -133,7 +142,7 @@ fn live(seed: u64, call: u64, fault: Fault, sector: usize) -> bool {
 fn every_call(fault: Fault, seeds: std::ops::Range<u64>) -> u64 {
     let mut points = 0;
     for seed in seeds {
-        let sector = if seed % 2 == 0 { 512 } else { 4096 };
+        let sector = if seed.is_multiple_of(2) { 512 } else { 4096 };
         let mut call = 0;
         while live(seed, call, fault, sector) {
             points += 1;
@@ -226,7 +235,10 @@ fn volatile_writes_may_be_lost_but_nothing_goes_back() {
         if let Some(want) = durable.get(&b"obj"[..]) {
             // The write under way when the power went may be there too.
             let got = &found[&b"obj"[..]];
-            assert!(got.mod_revision == want.mod_revision || got.mod_revision > told, "seed {seed}");
+            assert!(
+                got.mod_revision == want.mod_revision || got.mod_revision > told,
+                "seed {seed}"
+            );
         }
         if !last.is_empty() {
             let got = &found[&b"hb"[..]];

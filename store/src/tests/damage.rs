@@ -45,7 +45,10 @@ fn damage_in_the_middle_names_its_place_and_changes_nothing() {
         match Rig::open(&disk, at_ms(1)) {
             Err(OpenError::Damaged { segment, offset: at, why }) => {
                 assert_eq!(segment, segment_name(1));
-                assert!(at as usize <= offset && offset - (at as usize) < 160, "{at} {offset} {why}");
+                assert!(
+                    at as usize <= offset && offset - (at as usize) < 160,
+                    "{at} {offset} {why}"
+                );
             }
             Err(other) => panic!("{other}"),
             Ok(_) => panic!("damage at {offset} was not noticed"),

@@ -20,7 +20,10 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn at_ms(ms: u64) -> Now {
-    Now { mono: Time(ms * 1_000_000), wall: Wall(1_700_000_000_000_000_000 + ms as i64 * 1_000_000) }
+    Now {
+        mono: Time(ms * 1_000_000),
+        wall: Wall(1_700_000_000_000_000_000 + ms as i64 * 1_000_000),
+    }
 }
 
 /// A store on a simulated disk, with the disk's work queued until the test lets it go on.

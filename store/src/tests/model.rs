@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pintle_base::Prng;
 use pintle_wire::msg::store::{
-    Compare, Durability, Error, Event, KeyValue, Op, OpReply, RangeReply, RangeRequest, Reply, Request,
+    Compare, Durability, Error, Event, KeyValue, Op, OpReply, RangeReply, RangeRequest, Reply,
+    Request,
 };
 
 use super::{Rig, at_ms, body};
@@ -273,7 +274,10 @@ fn collect_events(rig: &mut Rig, tag: Tag) -> Vec<Event> {
             Reply::WatchCreated { .. } | Reply::WatchProgress { .. } => {}
             Reply::WatchEvents { events, revision } => {
                 let first = events.first().unwrap().kv.mod_revision;
-                assert!(all.last().is_none_or(|l| l.kv.mod_revision < first), "a revision was split");
+                assert!(
+                    all.last().is_none_or(|l| l.kv.mod_revision < first),
+                    "a revision was split"
+                );
                 assert!(events.last().unwrap().kv.mod_revision <= revision);
                 all.extend(events);
             }
