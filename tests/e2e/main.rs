@@ -1,0 +1,5 @@
+//! Ring 4: real pods, real netfilter, the real kubectl, on this machine as root.
+//!
+//! Run by `make test` (or `cargo test -p pintle-tests --test e2e -- --test-threads=1`).
+
+mod demo;
