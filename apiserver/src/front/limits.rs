@@ -52,6 +52,9 @@ pub const SHARE_BYTES_MIN: usize = 16 << 10;
 /// Payload of one WebSocket frame and of one reassembled message from a client. kubectl sends 32 KiB pieces.
 pub const WS_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes that may wait for the credit of one node stream before nothing more is read from its client.
+pub const NODE_QUEUE_BYTES_MAX: usize = 256 << 10;
+
 /// One SPDY frame from a client.
 pub const SPDY_FRAME_BYTES_MAX: usize = 1 << 20;
 

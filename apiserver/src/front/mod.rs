@@ -6,16 +6,20 @@
 //! call that feeds something, [`Front::poll_changed`] names the connections to look at again.
 //!
 //! `http` is one HTTP/1.1 connection, `rest` and `negotiate` read a request, `render` writes an answer,
-//! `special` answers what is no resource, `web` and `wire` drive a connection of their kind.
+//! `special` answers what is no resource, `web` and `wire` drive a connection of their kind; `pods` and `sessions`
+//! join a client with streams to a node, in the forms that `stream` knows.
 
 pub mod discovery;
 pub mod http;
 pub mod limits;
 pub mod negotiate;
 pub mod out;
+mod pods;
 pub mod render;
 pub mod rest;
+mod sessions;
 pub mod special;
+pub mod stream;
 pub mod uri;
 mod web;
 mod wire;
@@ -199,7 +203,7 @@ impl Front {
     /// Whether bytes should be read from the connection now.
     pub fn wants_input(&self, id: ConnId) -> bool {
         match self.links.get(&id) {
-            Some(Link::Http(link)) => link.conn.wants_input(),
+            Some(Link::Http(link)) => link.wants_input(),
             Some(Link::Wire(_)) => true,
             None => false,
         }
@@ -229,7 +233,7 @@ impl Front {
     pub fn closed(&mut self, id: ConnId, now: Now) {
         match self.links.remove(&id) {
             Some(Link::Http(link)) => self.http_closed(*link),
-            Some(Link::Wire(link)) => self.wire_closed(id, *link),
+            Some(Link::Wire(link)) => self.wire_closed(id, *link, now),
             None => return,
         }
         self.timers.retain(|(_, c)| *c != id);

@@ -35,7 +35,7 @@ fn json_answer(value: &Value) -> Rendered {
     }
 }
 
-fn method_not_allowed() -> Failure {
+pub(super) fn method_not_allowed() -> Failure {
     let mut f = Failure::plain(
         405,
         "MethodNotAllowed",

@@ -5,8 +5,9 @@ use super::limits::{OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES};
 use super::negotiate::{self, Accepted};
 use super::render::{self, Kind, Rendered};
 use super::rest::{self, Target};
+use super::sessions::Streaming;
 use super::uri::Query;
-use super::{ConnId, Front, Owner, Peer, error_code};
+use super::{ConnId, Front, Owner, Peer, error_code, pods};
 use crate::authn::{bearer_token, impersonate};
 use crate::error::Failure;
 use crate::server::{Attributes, Identity, RequestId};
@@ -22,6 +23,8 @@ pub(super) enum Work {
     Waiting { request: RequestId, accepted: Accepted, kind: Kind },
     /// The core sends events.
     Watching(Watching),
+    /// Bytes go between the client and a node.
+    Streaming(Box<Streaming>),
 }
 
 /// A watch under way.
@@ -51,8 +54,8 @@ struct Access {
 pub(super) struct Link {
     pub(super) conn: http::Conn,
     pub(super) timer: Option<Time>,
+    pub(super) work: Work,
     peer: Peer,
-    work: Work,
     access: Access,
 }
 
@@ -61,10 +64,19 @@ impl Link {
         Link {
             conn: http::Conn::new(now.mono),
             timer: None,
-            peer,
             work: Work::Idle,
+            peer,
             access: Access::default(),
         }
+    }
+
+    /// Whether bytes should be read from the client now.
+    pub(super) fn wants_input(&self) -> bool {
+        let blocked = match &self.work {
+            Work::Streaming(s) => s.is_blocked(),
+            Work::Idle | Work::Waiting { .. } | Work::Watching(_) => false,
+        };
+        !blocked && self.conn.wants_input()
     }
 }
 
@@ -72,6 +84,7 @@ impl Link {
 enum Next {
     Answer(Rendered),
     Ask(Box<Ask>),
+    Stream(Box<pods::Begin>),
 }
 
 struct Ask {
@@ -82,7 +95,7 @@ struct Ask {
 }
 
 impl Front {
-    fn web(&mut self, id: ConnId) -> Option<&mut Link> {
+    pub(super) fn web(&mut self, id: ConnId) -> Option<&mut Link> {
         match self.links.get_mut(&id) {
             Some(super::Link::Http(link)) => Some(link),
             _ => None,
@@ -94,6 +107,7 @@ impl Front {
         while let Some(request) = self.web(id).and_then(|link| link.conn.poll_request()) {
             self.serve_one(id, request, now);
         }
+        self.stream_input(id, now);
     }
 
     fn serve_one(&mut self, id: ConnId, mut request: http::Request, now: Now) {
@@ -115,6 +129,7 @@ impl Front {
         match next {
             Ok(Next::Answer(answer)) | Err(answer) => self.answer(id, answer, now),
             Ok(Next::Ask(ask)) => self.ask_core(id, *ask, now),
+            Ok(Next::Stream(begin)) => self.begin_stream(id, *begin, now),
         }
     }
 
@@ -148,6 +163,12 @@ impl Front {
         let Some(target) = &target else {
             return self.special(&who, request, &path, &query, now).map(Next::Answer);
         };
+        if pods::is_stream(target) {
+            return Ok(match self.pod_stream(&who, target, request, &query, now)? {
+                pods::Decision::Begin(begin) => Next::Stream(begin),
+                pods::Decision::Answer(answer) => Next::Answer(answer),
+            });
+        }
         let Some(verb) = target.verb(&request.method, &query) else {
             self.core.authorize(&who, &attributes)?;
             return Err(self.no_such_method(target).into());
@@ -223,11 +244,17 @@ impl Front {
         }
     }
 
-    fn answer(&mut self, id: ConnId, answer: Rendered, now: Now) {
+    pub(super) fn answer(&mut self, id: ConnId, answer: Rendered, now: Now) {
         let Some(link) = self.web(id) else { return };
         link.work = Work::Idle;
         let code = answer.head.code;
         link.conn.respond(&stamp(answer.head, now.wall), &answer.body, now.mono);
+        self.finished(id, code, now);
+    }
+
+    /// An answer has ended: log it, and look for the next request.
+    pub(super) fn finished(&mut self, id: ConnId, code: u16, now: Now) {
+        let Some(link) = self.web(id) else { return };
         let access = std::mem::take(&mut link.access);
         log_access(&access, &link.peer.address, code, now);
         self.count(if access.verb.is_empty() { "path" } else { access.verb }, code);
@@ -301,20 +328,19 @@ impl Front {
         let Some(link) = self.web(id) else { return };
         link.work = Work::Idle;
         link.conn.end(now.mono);
-        let access = std::mem::take(&mut link.access);
-        log_access(&access, &link.peer.address, 200, now);
-        self.count("watch", 200);
-        self.todo.push_back(id);
-        self.touch(id);
+        self.finished(id, 200, now);
     }
 
     /// The client took bytes: a paused watch may go on.
     pub(super) fn after_written(&mut self, id: ConnId, now: Now) {
-        let _ = now;
         let Some(link) = self.web(id) else { return };
         if link.conn.output_len() > OUTPUT_LOW_BYTES {
             return;
         }
+        if matches!(link.work, Work::Streaming(_)) {
+            return self.stream_drained(id, now);
+        }
+        let Some(link) = self.web(id) else { return };
         if let Work::Watching(w) = &mut link.work
             && w.paused
         {
@@ -329,7 +355,9 @@ impl Front {
         let Some(link) = self.web(id) else { return };
         match link.work {
             Work::Idle | Work::Waiting { .. } if link.conn.is_answering() => link.conn.drain(),
-            Work::Idle | Work::Waiting { .. } | Work::Watching(_) => link.conn.abort(),
+            Work::Idle | Work::Waiting { .. } | Work::Watching(_) | Work::Streaming(_) => {
+                link.conn.abort();
+            }
         }
     }
 
@@ -337,6 +365,7 @@ impl Front {
     pub(super) fn http_closed(&mut self, link: Link) {
         match link.work {
             Work::Idle => {}
+            Work::Streaming(streaming) => self.stream_closed(streaming),
             Work::Waiting { request, .. } | Work::Watching(Watching { request, .. }) => {
                 self.owners.remove(&request);
                 self.core.cancel(request);
@@ -376,7 +405,7 @@ fn kind_of(target: &Target) -> Kind {
 }
 
 // Header lines that every answer has.
-fn stamp(mut head: Head, now: Wall) -> Head {
+pub(super) fn stamp(mut head: Head, now: Wall) -> Head {
     if !head.headers.iter().any(|(k, _)| k == "Cache-Control") {
         head.push("Cache-Control", "no-cache, private");
     }

@@ -1,5 +1,6 @@
 //! One wire connection: a daemon's requests for the core, and the streams that are opened back to its node.
 
+use super::stream::{NodeEvent, Slot};
 use super::{Config, ConnId, Front, Owner, Peer};
 use crate::authn;
 use crate::server::{Identity, RequestId};
@@ -28,6 +29,8 @@ pub(super) struct Link {
     hello: Hello,
     who: Option<Identity>,
     streams: BTreeMap<StreamId, Stream>,
+    /// Streams that were opened to the node, and for which client.
+    pub(super) node_streams: BTreeMap<StreamId, (ConnId, Slot)>,
 }
 
 impl Link {
@@ -45,6 +48,7 @@ impl Link {
             hello: Hello::default(),
             who: None,
             streams: BTreeMap::new(),
+            node_streams: BTreeMap::new(),
         }
     }
 }
@@ -68,7 +72,7 @@ fn split(reply: api::Reply) -> (Vec<u8>, Body) {
 }
 
 impl Front {
-    fn link(&mut self, id: ConnId) -> Option<&mut Link> {
+    pub(super) fn link(&mut self, id: ConnId) -> Option<&mut Link> {
         match self.links.get_mut(&id) {
             Some(super::Link::Wire(link)) => Some(link),
             _ => None,
@@ -94,17 +98,41 @@ impl Front {
         match event {
             Event::Connected(hello) => self.wire_connected(id, hello, now),
             Event::Opened(stream, first) => self.wire_opened(id, stream, &first, now),
-            Event::Reset(stream, _) => self.wire_gone(id, stream),
-            Event::Writable(stream) => self.wire_flush(id, stream),
-            // A request is one message, so what else comes on its stream has no meaning; that the peer sends
-            // no more is what every opener does.
-            Event::Message(stream, bytes) => {
-                if let Some(link) = self.link(id) {
-                    link.conn.consumed(stream, bytes.len());
-                }
+            Event::Reset(stream, code) => {
+                self.node_gone(id, stream, &format!("the node cut the stream: {code:?}"), now);
+                self.wire_gone(id, stream);
             }
-            Event::Finished(_) | Event::GoAway => {}
+            Event::Writable(stream) => {
+                self.wire_flush(id, stream);
+                self.stream_writable(id, stream, now);
+            }
+            Event::Message(stream, bytes) => self.wire_message(id, stream, &bytes, now),
+            // Of a request it means nothing: every opener sends no more.
+            Event::Finished(stream) => {
+                self.node_gone(id, stream, "the node ended the stream in the middle", now);
+            }
+            Event::GoAway => {}
         }
+    }
+
+    fn wire_message(&mut self, id: ConnId, stream: StreamId, bytes: &[u8], now: Now) {
+        let Some(link) = self.link(id) else { return };
+        if !link.node_streams.contains_key(&stream) {
+            // A request is one message: what else comes on its stream has no meaning.
+            link.conn.consumed(stream, bytes.len());
+            return;
+        }
+        match msg::decode::<msg::node::Frame>(bytes) {
+            Ok(frame) => self.stream_node(id, stream, NodeEvent::Frame(frame), bytes.len(), now),
+            Err(e) => {
+                link.conn.reset(stream, ResetCode::Internal);
+                self.node_gone(id, stream, &format!("the node sent what is no frame: {e}"), now);
+            }
+        }
+    }
+
+    fn node_gone(&mut self, id: ConnId, stream: StreamId, why: &str, now: Now) {
+        self.stream_node(id, stream, NodeEvent::Gone(why.into()), 0, now);
     }
 
     fn wire_connected(&mut self, id: ConnId, hello: Hello, now: Now) {
@@ -264,9 +292,17 @@ impl Front {
     }
 
     /// The connection is gone.
-    pub(super) fn wire_closed(&mut self, id: ConnId, link: Link) {
+    pub(super) fn wire_closed(&mut self, id: ConnId, mut link: Link, now: Now) {
         self.nodes.retain(|_, conn| *conn != id);
-        for (_, s) in link.streams {
+        let streams = std::mem::take(&mut link.streams);
+        let cut: Vec<StreamId> = link.node_streams.keys().copied().collect();
+        // Back for a moment, so that its clients are found.
+        self.links.insert(id, super::Link::Wire(Box::new(link)));
+        for stream in cut {
+            self.node_gone(id, stream, "the connection to the node is gone", now);
+        }
+        self.links.remove(&id);
+        for (_, s) in streams {
             self.owners.remove(&s.request);
             self.core.cancel(s.request);
         }
