@@ -6,6 +6,8 @@
 
 pub mod conn;
 pub mod frame;
+#[cfg(any(test, feature = "check"))]
+pub mod hostile;
 pub mod limits;
 pub mod msg;
 mod recv;
