@@ -29,6 +29,8 @@ pub struct StartSpec {
     pub name: String,
     /// Number of the run.
     pub attempt: u32,
+    /// Sandbox to run in.
+    pub sandbox: String,
 }
 
 /// Everything outside the pod that a container's configuration depends on.
@@ -173,6 +175,7 @@ pub fn start_spec(
         pull_policy: c.image_pull_policy.clone(),
         name: c.name.clone(),
         attempt,
+        sandbox: s.sandbox.as_ref().map(|b| b.id.clone()).unwrap_or_default(),
     })
 }
 

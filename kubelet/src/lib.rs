@@ -8,6 +8,7 @@
 
 pub mod container;
 pub mod core;
+pub mod disk;
 pub mod env;
 pub mod event;
 pub mod ipam;
@@ -25,3 +26,4 @@ pub mod state;
 pub mod status;
 pub mod volume;
 pub mod work;
+pub mod worker;
