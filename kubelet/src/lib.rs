@@ -27,3 +27,5 @@ pub mod status;
 pub mod volume;
 pub mod work;
 pub mod worker;
+
+pub use observe::Termination;
