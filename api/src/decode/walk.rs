@@ -290,7 +290,7 @@ impl Node<'_> {
             if again && let Some(before) = out.remove(name) {
                 value = decoded_onto(before, value);
             }
-            if value.is_null() && field.omit() == Omit::Never {
+            if field.omit() == Omit::Never && zero::is_lost_in_storage(def, &value) {
                 continue; // filled below
             }
             if !zero::is_omitted(field, &value) {

@@ -42,6 +42,15 @@ pub(super) fn is_omitted(field: Field, value: &Value) -> bool {
     }
 }
 
+/// Kubernetes stores protobuf, which does not tell an empty list from none; CRDs are stored as JSON.
+pub(super) fn is_lost_in_storage(def: Def, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(a) => a.is_empty() && !def.name().starts_with("io.k8s.apiextensions"),
+        _ => false,
+    }
+}
+
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
