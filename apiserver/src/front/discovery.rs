@@ -2,15 +2,15 @@
 //!
 //! References: KEP-3352 (aggregated discovery); the recorded documents of the real server.
 
+use crate::registry::Endpoint;
 use crate::server::Server;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pintle_api::resources::{self, Resource};
 use serde_json::{Map, Value, json};
 
 /// All resources that are served, by group version in discovery's order.
-fn served(_core: &Server) -> impl Iterator<Item = &'static Resource> {
-    resources::all()
+fn served(core: &Server) -> impl Iterator<Item = &Endpoint> {
+    core.registry().served()
 }
 
 /// The (group, version) pairs that are served, core first, preferred version first within a group.
@@ -18,7 +18,7 @@ pub fn group_versions(core: &Server) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
     for r in served(core) {
         if !all.iter().any(|(g, v)| *g == r.group && *v == r.version) {
-            all.push((r.group.to_string(), r.version.to_string()));
+            all.push((r.group.clone(), r.version.clone()));
         }
     }
     all
@@ -102,15 +102,15 @@ pub fn api_group(core: &Server, group: &str) -> Option<Value> {
 pub fn api_resource_list(core: &Server, group: &str, version: &str) -> Option<Value> {
     let mut list: Vec<(String, Value)> = Vec::new();
     for r in served(core).filter(|r| r.group == group && r.version == version) {
-        list.push((r.plural.to_string(), resource_value(r)));
-        for s in r.subresources {
+        list.push((r.plural.clone(), resource_value(core, r)));
+        for s in &r.subresources {
             let name = format!("{}/{}", r.plural, s.name);
             let mut v = json!({
                 "name": name, "singularName": "", "namespaced": r.namespaced, "kind": s.kind, "verbs": s.verbs,
             });
-            if (s.group, s.version) != (r.group, r.version) {
-                v["group"] = s.group.into();
-                v["version"] = s.version.into();
+            if (&s.group, &s.version) != (&r.group, &r.version) {
+                v["group"] = s.group.as_str().into();
+                v["version"] = s.version.as_str().into();
             }
             list.push((name, v));
         }
@@ -129,7 +129,7 @@ pub fn api_resource_list(core: &Server, group: &str, version: &str) -> Option<Va
     Some(v)
 }
 
-fn resource_value(r: &Resource) -> Value {
+fn resource_value(core: &Server, r: &Endpoint) -> Value {
     let mut v = json!({
         "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind, "verbs": r.verbs,
     });
@@ -139,8 +139,9 @@ fn resource_value(r: &Resource) -> Value {
     if !r.categories.is_empty() {
         v["categories"] = json!(r.categories);
     }
-    if r.verbs.contains(&"watch") {
-        let (group, plural) = r.storage;
+    if r.verbs.iter().any(|v| v == "watch") {
+        let stored = core.registry().resource(r.resource);
+        let (group, plural) = (&stored.group, &stored.plural);
         let digest = ring::digest::digest(
             &ring::digest::SHA256,
             format!("{group}/{plural}/{}", r.kind).as_bytes(),
@@ -176,17 +177,17 @@ pub fn aggregated(core: &Server, core_group: bool, version: &str) -> Value {
 }
 
 fn aggregated_resources(core: &Server, group: &str, version: &str) -> Vec<Value> {
-    let mut list: Vec<&Resource> =
+    let mut list: Vec<&Endpoint> =
         served(core).filter(|r| r.group == group && r.version == version).collect();
-    list.sort_by_key(|r| r.plural);
+    list.sort_by(|a, b| a.plural.cmp(&b.plural));
     list.into_iter()
         .map(|r| {
             let mut v = Map::new();
-            v.insert("resource".into(), r.plural.into());
+            v.insert("resource".into(), r.plural.as_str().into());
             v.insert("responseKind".into(), json!({"group": "", "version": "", "kind": r.kind}));
             let scope = if r.namespaced { "Namespaced" } else { "Cluster" };
             v.insert("scope".into(), scope.into());
-            v.insert("singularResource".into(), r.singular.into());
+            v.insert("singularResource".into(), r.singular.as_str().into());
             v.insert("verbs".into(), json!(r.verbs));
             if !r.short_names.is_empty() {
                 v.insert("shortNames".into(), json!(r.short_names));
@@ -195,12 +196,13 @@ fn aggregated_resources(core: &Server, group: &str, version: &str) -> Vec<Value>
                 v.insert("categories".into(), json!(r.categories));
             }
             let mut subs: Vec<_> = r.subresources.iter().collect();
-            subs.sort_by_key(|s| s.name);
+            subs.sort_by(|a, b| a.name.cmp(&b.name));
             let subs: Vec<Value> = subs
                 .into_iter()
                 .map(|s| {
-                    let own = (s.group, s.version) != (r.group, r.version);
-                    let (g, ver) = if own { (s.group, s.version) } else { ("", "") };
+                    let own = (&s.group, &s.version) != (&r.group, &r.version);
+                    let (g, ver) =
+                        if own { (s.group.as_str(), s.version.as_str()) } else { ("", "") };
                     json!({
                         "subresource": s.name,
                         "responseKind": {"group": g, "version": ver, "kind": s.kind},

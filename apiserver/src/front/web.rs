@@ -11,7 +11,6 @@ use super::{ConnId, Front, Owner, Peer, error_code, pods};
 use crate::authn::{bearer_token, impersonate};
 use crate::error::Failure;
 use crate::server::{Attributes, Identity, RequestId};
-use pintle_api::resources;
 use pintle_base::{Now, Time, Wall, log};
 use pintle_wire::msg::api;
 
@@ -181,7 +180,7 @@ impl Front {
             .and_then(|accepted| Ok((accepted, rest::request(target, verb, request, &query)?)));
         match read {
             Ok((accepted, asked)) => {
-                let kind = kind_of(target);
+                let kind = self.kind_of(target);
                 Ok(Next::Ask(Box::new(Ask { who, request: asked, accepted, kind })))
             }
             Err(failure) => {
@@ -192,7 +191,7 @@ impl Front {
     }
 
     fn no_such_method(&self, target: &Target) -> Failure {
-        match resources::find(&target.group, &target.version, &target.resource) {
+        match self.core.registry().find(&target.group, &target.version, &target.resource) {
             Some(_) => {
                 let mut f = Failure::plain(
                     405,
@@ -204,6 +203,16 @@ impl Front {
             }
             None => Failure::no_such_path(),
         }
+    }
+
+    fn kind_of(&self, target: &Target) -> Kind {
+        let found = self.core.registry().find(&target.group, &target.version, &target.resource);
+        let Some(r) = found else { return Kind::default() };
+        let (group, version, kind) = match r.subresource(&target.subresource) {
+            Some(s) => (&s.group, &s.version, &s.kind),
+            None => (&r.group, &r.version, &r.kind),
+        };
+        Kind { group: group.clone(), version: version.clone(), kind: kind.clone() }
     }
 
     fn ask_core(&mut self, id: ConnId, ask: Ask, now: Now) {
@@ -391,16 +400,6 @@ fn attributes<'a>(target: Option<&'a Target>, verb: &'a str, path: &'a str) -> A
             path: "",
         },
         None => Attributes { verb, path, ..Attributes::default() },
-    }
-}
-
-fn kind_of(target: &Target) -> Kind {
-    let Some(r) = resources::find(&target.group, &target.version, &target.resource) else {
-        return Kind::default();
-    };
-    match r.subresource(&target.subresource) {
-        Some(s) => Kind { group: s.group.into(), version: s.version.into(), kind: s.kind.into() },
-        None => Kind { group: r.group.into(), version: r.version.into(), kind: r.kind.into() },
     }
 }
 
