@@ -86,6 +86,11 @@ fn bits(names: &[String]) -> Result<u64> {
     })
 }
 
+/// What the caller has, and so what it can give.
+pub fn available() -> u64 {
+    rustix::thread::capabilities(None).map_or(ALL, |sets| sets.permitted.bits())
+}
+
 /// The set of a container: the default with additions, without drops; `ALL` is taken first in both.
 pub fn of(privileged: bool, add: &[String], drop: &[String]) -> Result<u64> {
     let (added, dropped) = (bits(add)?, bits(drop)?);

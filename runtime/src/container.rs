@@ -68,6 +68,8 @@ pub struct Facts<'a> {
     pub devices: &'a [HostDevice],
     /// Hard limit of open files of the caller: what can be given.
     pub open_files_max: u64,
+    /// Capabilities that the caller has.
+    pub caps_available: u64,
     /// Slot of the root tree.
     pub root: usize,
     /// Slot of the devpts tree when the container has a terminal.
@@ -374,7 +376,8 @@ fn process(config: &ContainerConfig, facts: &Facts<'_>, cwd: &str) -> Result<Pro
         uid: facts.identity.uid,
         gid: facts.identity.gid,
         groups: facts.identity.groups.clone(),
-        caps: caps::of(config.privileged, &config.cap_add, &config.cap_drop)?,
+        caps: caps::of(config.privileged, &config.cap_add, &config.cap_drop)?
+            & facts.caps_available,
         no_new_privs: !config.allow_privilege_escalation && !config.privileged,
         seccomp: facts.seccomp.clone(),
         umask: 0o022,

@@ -11,7 +11,7 @@ use crate::sandbox::{
 };
 use crate::state::{self, Layout, SandboxRecord};
 use crate::users;
-use crate::{cgroup, devices, image, limits, seccomp};
+use crate::{caps, cgroup, devices, image, limits, seccomp};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -51,7 +51,14 @@ pub fn create(
         return Ok(there);
     }
     let prepared = image::prepare(&runtime.config.images, &config.image)?;
-    let filters = if config.privileged { Vec::new() } else { seccomp::compile(&config.seccomp)? };
+    let filters = if config.privileged {
+        Vec::new()
+    } else {
+        {
+            let caps = caps::of(false, &config.cap_add, &config.cap_drop)?;
+            seccomp::compile(&config.seccomp, caps)?
+        }
+    };
     let dir = layout.container(&config.id);
     let group = group(&record, &config.id);
     let shared_shm = (sandbox_config.ipc == Namespace::New).then(|| layout.shm());
@@ -86,6 +93,7 @@ pub fn create(
             seccomp: filters,
             source_is_dir: &source_is_dir,
             root_at: &root_at,
+            caps_available: caps::available(),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile)
                 .maximum
                 .unwrap_or(u64::MAX),

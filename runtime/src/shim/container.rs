@@ -36,8 +36,10 @@ pub struct Container {
     pub waiting: Option<u64>,
     /// Who waits for its end.
     pub removers: Vec<u64>,
-    /// What start's failure said.
+    /// Its exec failed.
     pub start_failed: bool,
+    /// Its set-up failed: the answer, given when the process is reaped.
+    pub failed: Option<Reply>,
     /// Write end of standard input, or the terminal's master.
     pub stdin: Option<OwnedFd>,
     /// Terminal's master.

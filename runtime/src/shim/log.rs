@@ -106,16 +106,33 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes whole lines; rotates before when they would exceed the size.
-    pub fn write(&mut self, lines: &[u8]) {
-        if self.path.as_os_str().is_empty() || lines.is_empty() {
+    /// Writes whole lines; rotates so that no file exceeds the size (a single longer line excepted).
+    pub fn write(&mut self, mut lines: &[u8]) {
+        if self.path.as_os_str().is_empty() {
             return;
         }
-        let grown = self.size + lines.len() as u64;
-        if self.bytes_max > 0 && grown > self.bytes_max && self.size > 0 {
-            self.rotate();
+        while !lines.is_empty() {
+            let room = match self.bytes_max {
+                0 => usize::MAX,
+                max => usize::try_from(max.saturating_sub(self.size)).unwrap_or(usize::MAX),
+            };
+            let fits = lines.len().min(room);
+            let fits = match (fits == lines.len(), self.size) {
+                (true, _) => fits,
+                (false, 0) => lines.iter().position(|b| *b == b'\n').map_or(lines.len(), |i| i + 1),
+                (false, _) => lines[..fits].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1),
+            };
+            let (now, later) = lines.split_at(fits);
+            self.append(now);
+            if !later.is_empty() {
+                self.rotate();
+            }
+            lines = later;
         }
-        if self.file.is_none() && self.reopen().is_err() {
+    }
+
+    fn append(&mut self, lines: &[u8]) {
+        if lines.is_empty() || (self.file.is_none() && self.reopen().is_err()) {
             return;
         }
         if let Some(file) = &mut self.file

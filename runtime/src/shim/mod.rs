@@ -340,11 +340,15 @@ impl Shim {
         let Some(c) = self.containers.get_mut(id) else { return };
         // What the first process left behind (a shared or host pid namespace does not end with it).
         let _ = cgroup::kill(&c.cgroup);
-        c.ended(code, signal);
-        if let Some(token) = c.waiting.take() {
-            let at = "the process died during its set-up";
-            self.reply(token, &Reply::Failed(at.into(), libc::ECHILD), &[]);
+        if let (Some(token), Some(_)) = (c.waiting, &c.go) {
+            // It never got ready: there is no such container.
+            let died = || Reply::Failed("the process died in its set-up".into(), libc::ECHILD);
+            let reply = c.failed.take().unwrap_or_else(died);
+            self.forget(id);
+            self.reply(token, &reply, &[]);
+            return;
         }
+        c.ended(code, signal);
         let Some(c) = self.containers.get_mut(id) else { return };
         let (state, removers) = (c.state.clone(), std::mem::take(&mut c.removers));
         c.save();

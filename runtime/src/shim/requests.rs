@@ -137,6 +137,7 @@ impl Shim {
             waiting: Some(token),
             removers: Vec::new(),
             start_failed: false,
+            failed: None,
             stdin: ends.stdin,
             terminal: ends.terminal,
             stdin_once: new.stdin_once,
@@ -197,15 +198,23 @@ impl Shim {
         match of {
             Of::Container(id) => {
                 let Some(c) = self.containers.get_mut(id) else { return };
-                let Some(token) = c.waiting.take() else { return };
-                let reply = if at == phase::READY {
-                    c.save();
-                    Reply::Container(c.state.clone())
-                } else {
-                    c.start_failed = true;
-                    c.failure(at, errno)
+                let reply = match (at, &c.go) {
+                    (phase::READY, _) => {
+                        c.save();
+                        Reply::Container(c.state.clone())
+                    }
+                    (_, Some(_)) => {
+                        c.failed = Some(c.failure(at, errno));
+                        return;
+                    }
+                    (_, None) => {
+                        c.start_failed = true;
+                        c.failure(at, errno)
+                    }
                 };
-                self.reply(token, &reply, &[]);
+                if let Some(token) = c.waiting.take() {
+                    self.reply(token, &reply, &[]);
+                }
             }
             Of::Exec(number) => {
                 let Some(e) = self.execs.get_mut(number) else { return };

@@ -1,7 +1,5 @@
 //! A runtime in a folder of its own, an image of busybox, and the proof that nothing is left.
 
-#![allow(dead_code)] // until all tests are there
-
 use pintle_runtime::image;
 use pintle_runtime::sandbox::*;
 use rustix::event::{PollFd, PollFlags};
