@@ -154,7 +154,9 @@ fn wire_over_unix_knows_its_peer_and_bears_long_paths() {
 fn wire_over_tls_shows_both_certificates_and_refuses_none() {
     let pki = pki();
     let mut l = Loop::<()>::new().expect("loop");
-    let at = Listen::Tls(any_port(), pki.server(ClientCert::Required, &[]));
+    // One port for HTTPS and for us.
+    let alpn = ["http/1.1", "pintle-wire"];
+    let at = Listen::Tls(any_port(), pki.server(ClientCert::Required, &alpn));
     let listener = l.wire_listen(&at, hello("server"), Limits::default()).expect("listen");
     let addr = l.local_addr(listener).expect("address");
     let good = tls_endpoint(addr, pki.client(true));
@@ -162,6 +164,7 @@ fn wire_over_tls_shows_both_certificates_and_refuses_none() {
     let (server_saw, client_saw) = exchange(&mut l, client, 3_000_000);
     assert_eq!((server_saw.certificates.len(), client_saw.certificates.len()), (1, 1));
     assert!(server_saw.cred.is_none() && server_saw.addr.is_some());
+    assert_eq!(server_saw.alpn.as_deref(), Some(tls::WIRE_ALPN));
     let bare = l.wire_connect(tls_endpoint(addr, pki.client(false)), hello("x"), Limits::default());
     let why = until(&mut l, |_, e| match e {
         Event::WireDown(t, why) if t == bare => Some(why),

@@ -102,6 +102,9 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// What a wire connection asks for by ALPN, so that a server can speak HTTPS on the same port.
+pub const WIRE_ALPN: &[u8] = b"pintle-wire";
+
 /// Plaintext that rustls may hold before it is encrypted and written.
 const TLS_BUFFER_BYTES_MAX: usize = 128 << 10;
 

@@ -3,11 +3,12 @@
 use crate::addr::{Endpoint, Peer};
 use crate::limits::{CONNECT_TIMEOUT, READ_BUDGET_BYTES, RECONNECT_MAX, RECONNECT_MIN};
 use crate::looper::{Entry, Event, Loop, Token};
-use crate::tls::Transport;
+use crate::tls::{Transport, WIRE_ALPN};
 use pintle_base::slab::Key;
 use pintle_base::{Now, Time};
 use pintle_wire::conn::{self, Conn, Hello, Limits};
 use std::io;
+use std::sync::Arc;
 
 /// What is needed to connect again.
 struct Dial {
@@ -166,6 +167,18 @@ impl Live {
     }
 }
 
+/// A TLS endpoint asks for the wire protocol, unless its configuration already asks for something.
+fn with_alpn(endpoint: Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Tls { addr, name, config } if config.alpn_protocols.is_empty() => {
+            let mut config = (*config).clone();
+            config.alpn_protocols = vec![WIRE_ALPN.to_vec()];
+            Endpoint::Tls { addr, name, config: Arc::new(config) }
+        }
+        other => other,
+    }
+}
+
 fn text(error: io::Error) -> String {
     error.to_string()
 }
@@ -174,6 +187,7 @@ impl<T> Loop<T> {
     /// Connects, and connects again whenever the connection is lost, until `close(token)`.
     pub fn wire_connect(&mut self, endpoint: Endpoint, hello: Hello, limits: Limits) -> Token {
         let retry_at = Some(self.now.mono);
+        let endpoint = with_alpn(endpoint);
         let dial = Dial { endpoint, hello, limits, failures: 0, retry_at };
         let entry = WireEntry { dial: Some(dial), live: None, timer: None };
         let key = self.entries.insert(Entry::Wire(Box::new(entry)));
