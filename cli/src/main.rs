@@ -100,6 +100,7 @@ fn clean_node(args: &[String]) -> i32 {
 fn cluster_verb(verb: ClusterVerb) -> i32 {
     match verb {
         ClusterVerb::Up(options) => report(up::run(&options), "up"),
+        ClusterVerb::Init(options) => report(up::init(&options), "init"),
         ClusterVerb::Down(layout, purge) => report(down::run(&layout, purge), "down"),
         ClusterVerb::Status(layout, json) => report(status::run(&layout, json), "status"),
     }
@@ -108,6 +109,7 @@ fn cluster_verb(verb: ClusterVerb) -> i32 {
 /// What the user wants of a whole cluster.
 enum ClusterVerb {
     Up(up::Options),
+    Init(up::Options),
     Down(Layout, bool),
     Status(Layout, bool),
 }

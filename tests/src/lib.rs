@@ -119,8 +119,9 @@ impl Lab {
 
     /// A command inside the network namespace (not started yet).
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut c = Command::new("ip");
-        c.args(["netns", "exec", &self.netns]).arg(program);
+        // Not `ip netns exec`: that one mounts a new /sys, without the cgroups.
+        let mut c = Command::new("nsenter");
+        c.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program);
         c.env("KUBECONFIG", self.dir.join("admin.kubeconfig")).env("HOME", &self.dir);
         c.stdin(Stdio::null());
         c

@@ -4,7 +4,7 @@ use super::layout::Layout;
 use super::settings::{NODES_MAX, Settings};
 use super::{down, node, pki, preflight, process, specs, supervisor};
 use crate::api::Api;
-use pintle_base::{Clock, Now};
+use pintle_base::{Clock, Now, Wall};
 use pintle_reactor::{RealClock, Signal};
 use pintle_wire::msg::api::{Request, Verb};
 use std::fs;
@@ -87,13 +87,7 @@ fn start(options: &Options, settings: &Settings, began: Now) -> Result<(), Strin
         let took = RealClock.now().mono - began.mono;
         eprintln!("[{:7.3} s] {what}", took.as_secs_f64());
     };
-    for dir in [layout.run(), layout.store(), layout.images(), layout.root().join("log")] {
-        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-    }
-    for n in &settings.nodes {
-        let dir = layout.node(n);
-        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-    }
+    make_folders(layout, settings)?;
     settings.save(layout)?;
     let with_nodes =
         options.components.is_empty() || options.components.iter().any(|c| c == "kubelet");
@@ -105,14 +99,7 @@ fn start(options: &Options, settings: &Settings, began: Now) -> Result<(), Strin
             node::make(layout, settings, i)?;
         }
     }
-    let addresses: Vec<IpAddr> =
-        (0..settings.nodes.len()).map(|i| node::address(settings, i)).collect::<Result<_, _>>()?;
-    let host = settings.nodes.first().cloned().unwrap_or_default();
-    let mut ips = addresses.clone();
-    ips.extend(settings.first_service_address());
-    let names = pki::ServerNames { dns: vec![host], ips };
-    pki::ensure(layout, &names, &settings.nodes, began.wall)?;
-    pki::write_kubeconfig(layout, &format!("https://127.0.0.1:{}", settings.api_port))?;
+    make_certificates(layout, settings, began.wall)?;
     step("certificates, namespaces");
     supervise(options, &step)?;
     if with_nodes {
@@ -122,6 +109,39 @@ fn start(options: &Options, settings: &Settings, began: Now) -> Result<(), Strin
         ask_dns(settings)?;
         step("cluster DNS answers");
     }
+    Ok(())
+}
+
+fn make_folders(layout: &Layout, settings: &Settings) -> Result<(), String> {
+    for dir in [layout.run(), layout.store(), layout.images(), layout.root().join("log")] {
+        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    }
+    for n in &settings.nodes {
+        let dir = layout.node(n);
+        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    }
+    Ok(())
+}
+
+fn make_certificates(layout: &Layout, settings: &Settings, now: Wall) -> Result<(), String> {
+    let addresses: Vec<IpAddr> =
+        (0..settings.nodes.len()).map(|i| node::address(settings, i)).collect::<Result<_, _>>()?;
+    let mut ips = addresses;
+    ips.extend(settings.first_service_address());
+    let names =
+        pki::ServerNames { dns: settings.nodes.first().cloned().into_iter().collect(), ips };
+    pki::ensure(layout, &names, &settings.nodes, now)?;
+    pki::write_kubeconfig(layout, &format!("https://127.0.0.1:{}", settings.api_port))
+}
+
+/// `pintle init`: folders, certificates, keys and kubeconfig of a cluster whose daemons an init system runs.
+pub fn init(options: &Options) -> Result<(), String> {
+    preflight::root()?;
+    let settings = decide_settings(options)?;
+    make_folders(&options.layout, &settings)?;
+    settings.save(&options.layout)?;
+    make_certificates(&options.layout, &settings, RealClock.now().wall)?;
+    println!("export KUBECONFIG={}", options.layout.admin_kubeconfig().display());
     Ok(())
 }
 

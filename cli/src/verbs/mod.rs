@@ -27,13 +27,8 @@ pub fn run(args: &[String]) -> i32 {
     };
     let Some((verb, m)) = matches.subcommand() else { return 2 };
     match verb {
-        "up" => match up_options(m) {
-            Ok(options) => cluster_verb(ClusterVerb::Up(options)),
-            Err(why) => {
-                eprintln!("pintle up: {why}");
-                2
-            }
-        },
+        "up" => cluster_verb(ClusterVerb::Up(up_options(m))),
+        "init" => cluster_verb(ClusterVerb::Init(init_options(m))),
         "down" => cluster_verb(ClusterVerb::Down(layout(m), m.get_flag("purge"))),
         "status" => cluster_verb(ClusterVerb::Status(layout(m), output(m) == Some("json"))),
         "image" => image::run(m),
@@ -75,6 +70,13 @@ fn command() -> Command {
             .value_parser(value_parser!(PathBuf))
             .help("The folder of the cluster")
     };
+    let api_port = || {
+        Arg::new("api-port")
+            .long("api-port")
+            .value_name("P")
+            .value_parser(value_parser!(u16).range(1..65535))
+            .help("HTTPS port of the API server [default: 6443]")
+    };
     Command::new("pintle")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Kubernetes from the kernel up: one small binary")
@@ -89,13 +91,7 @@ fn command() -> Command {
                     "Bring up a cluster on this machine, or the one that is in the data directory",
                 )
                 .arg(data_dir())
-                .arg(
-                    Arg::new("api-port")
-                        .long("api-port")
-                        .value_name("P")
-                        .value_parser(value_parser!(u16).range(1..65535))
-                        .help("HTTPS port of the API server [default: 6443]"),
-                )
+                .arg(api_port())
                 .arg(
                     Arg::new("nodes")
                         .long("nodes")
@@ -125,6 +121,12 @@ fn command() -> Command {
                         ]))
                         .help("Only these daemons"),
                 ),
+        )
+        .subcommand(
+            Command::new("init")
+                .about("Make certificates, keys and kubeconfig for daemons that systemd runs")
+                .arg(data_dir())
+                .arg(api_port()),
         )
         .subcommand(
             Command::new("down")
@@ -161,14 +163,25 @@ pub fn output(m: &ArgMatches) -> Option<&str> {
     m.get_one::<String>("output").map(String::as_str)
 }
 
-fn up_options(m: &ArgMatches) -> Result<up::Options, String> {
-    Ok(up::Options {
+fn up_options(m: &ArgMatches) -> up::Options {
+    up::Options {
         layout: layout(m),
         api_port: m.get_one::<u16>("api-port").copied(),
         nodes: m.get_one::<usize>("nodes").copied(),
         foreground: m.get_flag("foreground"),
         components: m.get_many::<String>("components").into_iter().flatten().cloned().collect(),
-    })
+    }
+}
+
+fn init_options(m: &ArgMatches) -> up::Options {
+    let components = Vec::new();
+    up::Options {
+        layout: layout(m),
+        api_port: m.get_one::<u16>("api-port").copied(),
+        nodes: None,
+        foreground: false,
+        components,
+    }
 }
 
 fn completion(m: &ArgMatches) -> i32 {
