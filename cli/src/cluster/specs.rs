@@ -1,7 +1,7 @@
 //! Which daemons a cluster on one machine has, with which arguments and in which order. Pure.
 
 use super::layout::Layout;
-use super::settings::Settings;
+use super::settings::{Settings, UNDERLAY};
 use super::units::Spec;
 use std::net::IpAddr;
 
@@ -105,6 +105,11 @@ pub fn all(
         }
         let mut proxy = identity("proxy");
         proxy.push(("--cluster-cidr", settings.pod_cidr.clone()));
+        proxy.push(("--cluster-dns", settings.cluster_dns.to_string()));
+        if i == 0 && settings.nodes.len() > 1 {
+            // Further nodes reach the world beyond this machine through it.
+            proxy.push(("--masquerade", format!("{}/{}", UNDERLAY.0, UNDERLAY.1)));
+        }
         let mut dns = identity("dns");
         dns.extend([
             ("--bind", settings.cluster_dns.to_string()),

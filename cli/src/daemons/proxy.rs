@@ -4,15 +4,16 @@
 //! applying packet rules, routes, connection tracking) and posts the answer back. Nothing is taken away at the
 //! end: rules outlive the proxy, `--cleanup` removes them.
 
+use super::shell::{self, Hooks};
 use super::upstream::{self, Upstream};
 use clap::{Arg, ArgAction, ArgMatches};
-use pintle_base::log;
+use pintle_base::Now;
 use pintle_client::Client;
-use pintle_proxy::Proxy;
 use pintle_proxy::build::Config;
 use pintle_proxy::model::Cidr;
 use pintle_proxy::worker::{self, Done, Worker};
-use pintle_reactor::{Event, Loop, Signal, notify};
+use pintle_proxy::{Proxy, Work};
+use pintle_reactor::{Event, Loop};
 use std::net::IpAddr;
 use std::sync::mpsc;
 
@@ -72,9 +73,6 @@ fn serve(flags: &ArgMatches) -> Result<(), String> {
         masquerade_cidrs: values(flags, "masquerade", Cidr::parse)?,
     };
     let mut l: Loop<Done> = Loop::new().map_err(|e| format!("cannot make the event loop: {e}"))?;
-    l.signals(&[Signal::SIGTERM, Signal::SIGINT]).map_err(|e| format!("signals: {e}"))?;
-    let api = upstream.connect(&mut l, "proxy");
-    let mut client = Client::new(Proxy::new(&upstream.node, config), 0);
     let (work, jobs) = mpsc::channel();
     let poster = l.poster();
     std::thread::Builder::new()
@@ -88,32 +86,43 @@ fn serve(flags: &ArgMatches) -> Result<(), String> {
             }
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    let mut ready = false;
-    let mut deadline = None;
-    loop {
-        let now = l.poll(deadline).map_err(|e| format!("cannot wait for events: {e}"))?;
-        while let Some(event) = l.next() {
-            match upstream::feed(&mut l, api, &mut client, event, now) {
-                Some(Event::Posted(Done::Looked(seen))) => client.daemon.looked(seen, now),
-                Some(Event::Posted(Done::Applied(result))) => client.daemon.applied(result, now),
-                Some(Event::Signal(_)) => {
-                    notify::stopping();
-                    return Ok(());
-                }
-                _ => {}
-            }
+    let core = Proxy::new(&upstream.node, config);
+    shell::run_with(&mut l, core, &upstream, "proxy", &mut Rules { work })
+}
+
+/// Joins the core with the worker thread.
+struct Rules {
+    work: mpsc::Sender<Work>,
+}
+
+impl Hooks<Proxy, Done> for Rules {
+    fn event(
+        &mut self,
+        _: &mut Loop<Done>,
+        client: &mut Client<Proxy>,
+        event: Event<Done>,
+        now: Now,
+    ) {
+        match event {
+            Event::Posted(Done::Looked(seen)) => client.daemon.looked(seen, now),
+            Event::Posted(Done::Applied(result)) => client.daemon.applied(result, now),
+            _ => {}
         }
-        client.turn(l.wire(api), now);
-        if let Some(job) = client.daemon.poll_apply(now)
-            && work.send(job).is_err()
-        {
-            return Err("the worker thread is gone".into());
+    }
+
+    fn turned(
+        &mut self,
+        _: &mut Loop<Done>,
+        client: &mut Client<Proxy>,
+        now: Now,
+    ) -> Result<(), String> {
+        match client.daemon.poll_apply(now) {
+            Some(job) => self.work.send(job).map_err(|_| "the worker thread is gone".into()),
+            None => Ok(()),
         }
-        if !ready && client.daemon.applied_count() > 0 {
-            ready = true;
-            log::info("rules are in place", &[("node", &upstream.node)]);
-            notify::ready();
-        }
-        deadline = client.poll_timeout();
+    }
+
+    fn ready(&self, client: &Client<Proxy>) -> bool {
+        client.daemon.applied_count() > 0
     }
 }
