@@ -63,7 +63,14 @@ pub fn to_endpoint(mut value: Value, resource: &Resource, endpoint: &Endpoint) -
         return value;
     }
     match endpoint.kind.as_str() {
-        "Event" => rename(&mut value, &EVENT_NAMES, false),
+        "Event" => {
+            rename(&mut value, &EVENT_NAMES, false);
+            for key in ["reportingController", "reportingInstance"] {
+                if value[key] == "" {
+                    object::remove(&mut value, &[key]);
+                }
+            }
+        }
         "HorizontalPodAutoscaler" => hpa_to_v1(&mut value),
         _ => {}
     }
@@ -77,7 +84,14 @@ pub fn to_stored(mut value: Value, resource: &Resource, endpoint: &Endpoint) -> 
         return value;
     }
     match endpoint.kind.as_str() {
-        "Event" => rename(&mut value, &EVENT_NAMES, true),
+        "Event" => {
+            rename(&mut value, &EVENT_NAMES, true);
+            for key in ["reportingComponent", "reportingInstance"] {
+                if value.get(key).is_none() {
+                    object::set(&mut value, &[key], "");
+                }
+            }
+        }
         "HorizontalPodAutoscaler" => hpa_to_v2(&mut value),
         _ => {}
     }

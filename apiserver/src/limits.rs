@@ -33,6 +33,9 @@ pub const GENERATE_NAME_TRIES_MAX: u32 = 8;
 /// A bookmark is sent to a watcher that asked for them after so long without an event.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The last bookmark comes so long before the end of a watch.
+pub const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+
 /// Keys asked of the store at once while loading.
 pub const LOAD_PAGE_KEYS: u32 = 5_000;
 

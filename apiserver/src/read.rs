@@ -66,7 +66,7 @@ impl Server {
                     Failure::not_found(&endpoint.group, &endpoint.plural, &r.name)
                 })?;
             let body = convert::body(object, resource, endpoint);
-            return Ok(api::Reply::Object { code: 200, warnings: Vec::new(), body });
+            return Ok(api::Reply::Object { code: 200, warnings: deprecations(endpoint), body });
         }
         self.list(r, endpoint, resource)
     }
@@ -96,7 +96,9 @@ impl Server {
                 None => return Err(Failure::too_old(revision, table.window_start())),
             }
         };
-        Ok(page(&objects, o.limit as usize, revision, &selection, resource, endpoint))
+        // As Kubernetes: what may come from any cache comes whole.
+        let limit = if o.resource_version.as_deref() == Some("0") { 0 } else { o.limit as usize };
+        Ok(page(&objects, limit, revision, &selection, resource, endpoint))
     }
 
     /// Starts a watch, or answers why not.
@@ -237,7 +239,17 @@ fn page(
     .into_bytes();
     body.append(&mut items);
     body.extend_from_slice(b"]}");
-    api::Reply::Object { code: 200, warnings: Vec::new(), body: body.into() }
+    api::Reply::Object { code: 200, warnings: deprecations(endpoint), body: body.into() }
+}
+
+/// Warnings that come with every answer about a deprecated resource.
+pub(crate) fn deprecations(e: &Endpoint) -> Vec<String> {
+    if e.group.is_empty() && e.plural == "endpoints" {
+        return vec![
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
+        ];
+    }
+    Vec::new()
 }
 
 fn continue_token(revision: u64, key: &str) -> String {

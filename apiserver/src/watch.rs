@@ -128,7 +128,7 @@ impl Hub {
             Start::Objects(objects, seq) => (objects.into(), seq),
             Start::Changes(seq) => (VecDeque::new(), seq),
         };
-        let next_bookmark = wish.bookmarks.then(|| now + limits::BOOKMARK_INTERVAL);
+        let next_bookmark = wish.bookmarks.then(|| bookmark_time(now, wish.deadline));
         let initial_end_due = wish.mark_initial_end;
         let watcher = Watcher {
             wish,
@@ -208,7 +208,7 @@ impl Hub {
         }
         for (id, w) in &mut self.watchers {
             if w.next_bookmark.is_some_and(|t| t <= now) {
-                w.next_bookmark = Some(now + limits::BOOKMARK_INTERVAL);
+                w.next_bookmark = Some(bookmark_time(now, w.wish.deadline));
                 w.bookmark_due = true;
                 if !w.queued && !w.paused {
                     w.queued = true;
@@ -316,6 +316,19 @@ impl Watcher {
             }
         };
         Some(Next::Event(kind, revision, body))
+    }
+}
+
+/// When the next bookmark is due: after the interval, but also shortly before the end, so that the client can
+/// go on from there.
+fn bookmark_time(now: Time, deadline: Option<Time>) -> Time {
+    let regular = now + limits::BOOKMARK_INTERVAL;
+    match deadline {
+        Some(d) if d > now + limits::BOOKMARK_BEFORE_END => {
+            let ns = u64::try_from(limits::BOOKMARK_BEFORE_END.as_nanos()).unwrap_or(0);
+            regular.min(Time(d.0 - ns))
+        }
+        _ => regular,
     }
 }
 

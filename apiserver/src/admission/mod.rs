@@ -9,7 +9,7 @@ mod namespace;
 mod pods;
 
 use pintle_api::object;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::registry::Endpoint;
 use crate::server::{Server, Work};
@@ -32,6 +32,7 @@ impl Server {
                 let name = object::name(v).to_owned();
                 object::set(v, &["metadata", "labels", "kubernetes.io/metadata.name"], name);
             }
+            ("", "Node") => taint_new_node(v),
             ("", "PersistentVolume") => add_finalizer(v, "kubernetes.io/pv-protection"),
             ("", "PersistentVolumeClaim") => {
                 add_finalizer(v, "kubernetes.io/pvc-protection");
@@ -105,6 +106,20 @@ impl Server {
         if let Some(class) = class {
             object::set(claim, &["spec", "storageClassName"], object::name(&class));
         }
+    }
+}
+
+/// A new node takes no pods until the node controller has seen it ready (TaintNodesByCondition).
+fn taint_new_node(v: &mut Value) {
+    let key = "node.kubernetes.io/not-ready";
+    let list = object::list_at(v, &["spec", "taints"]);
+    let has = |t: &Value| {
+        object::str_at(t, &["key"]) == key && object::str_at(t, &["effect"]) == "NoSchedule"
+    };
+    if !list.iter().any(has) {
+        let mut all = list.to_vec();
+        all.push(json!({"key": key, "effect": "NoSchedule"}));
+        object::set(v, &["spec", "taints"], all);
     }
 }
 

@@ -13,8 +13,9 @@ use crate::status::{Failure, Result};
 impl Server {
     pub(crate) fn plan_create(&mut self, work: &Work) -> Result<Planned> {
         let r = work.request.clone();
-        let (mut object, warnings) = self.decode(work, &r.body)?;
+        let (mut object, mut warnings) = self.decode(work, &r.body)?;
         let endpoint = self.registry.endpoint(work.endpoint).clone();
+        warnings.extend(crate::read::deprecations(&endpoint));
         if endpoint.list_kind.is_empty() {
             return self.plan_review(work, &endpoint, object);
         }
@@ -39,6 +40,11 @@ impl Server {
         let endpoint = self.registry.endpoint(work.endpoint).clone();
         let resource = self.registry.resource(endpoint.resource).clone();
         default::object(&endpoint.gvk(), &mut object);
+        strategy::clear_status(&endpoint, &mut object);
+        // What admission and the server add belongs to nobody, so managers are noted before.
+        if !self.applied(work) {
+            self.track(work, &endpoint, &Value::Null, &mut object, "");
+        }
         let mut object = convert::to_stored(object, &resource, &endpoint);
         let given = object::name(&object).to_owned();
         let base = object::str_at(&object, &["metadata", "generateName"]).to_owned();
@@ -83,19 +89,22 @@ impl Server {
         let mut tries = 0;
         while table.get(&key).is_some() {
             if !given.is_empty() || tries >= limits::GENERATE_NAME_TRIES_MAX {
-                return Err(Failure::already_exists(
-                    &endpoint.group,
-                    &endpoint.plural,
-                    object::name(&object),
-                ));
+                let name = object::name(&object);
+                let mut f = Failure::already_exists(&endpoint.group, &endpoint.plural, name);
+                if !base.is_empty() {
+                    f.message.push_str(
+                        ", the server was not able to generate a unique name for the object",
+                    );
+                    if let Some(d) = &mut f.details {
+                        d.retry_after_s = 1;
+                    }
+                }
+                return Err(f);
             }
             tries += 1;
             let name = meta::generate_name(base, &mut self.prng);
             key = endpoint.key(&namespace, &name);
             meta::of(&mut object).insert("name".into(), name.into());
-        }
-        if !self.applied(work) {
-            self.track(work, &endpoint, &Value::Null, &mut object, "");
         }
         if work.request.options.dry_run {
             let answer = self.unwritten(work, 201, endpoint.resource, object, 0, warnings)?;
@@ -123,7 +132,7 @@ impl Server {
     ) {
         let manager = self.manager(work);
         let time = self.now.wall.rfc3339();
-        let gvk = self.registry.resource(endpoint.resource).gvk();
+        let gvk = endpoint.gvk();
         managed::track(
             old,
             new,

@@ -1,6 +1,6 @@
 //! Subresources with a meaning of their own: scale, binding, eviction, token, finalize, approval, ...
 
-use pintle_api::{decode, object};
+use pintle_api::{Gvk, decode, default, managed, object};
 use pintle_base::Wall;
 use pintle_wire::msg::api;
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ const TOKEN_LIFE_MIN_S: i64 = 600;
 const TOKEN_LIFE_S: i64 = 3600;
 /// Longest, as kube-apiserver's: 2^32 seconds.
 const TOKEN_LIFE_MAX_S: i64 = 1 << 32;
+
+const REQUEST: Gvk<'static> = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
 
 impl Server {
     pub(crate) fn plan_special(&mut self, work: &Work) -> Result<Planned> {
@@ -55,7 +57,7 @@ impl Server {
         let Some(sub) = e.subresource(&work.request.subresource) else {
             return Err(Failure::no_such_path());
         };
-        let gvk = pintle_api::Gvk::new(&sub.group, &sub.version, &sub.kind);
+        let gvk = Gvk::new(&sub.group, &sub.version, &sub.kind);
         if work.request.body.is_empty() {
             return Ok(json!({"apiVersion": gvk.api_version(), "kind": sub.kind, "metadata": {}}));
         }
@@ -88,12 +90,19 @@ impl Server {
             api::Verb::Get => return Ok(Planned::Answer(json_reply(200, &scale))),
             api::Verb::Update => self.special_body(work)?,
             api::Verb::Patch => {
-                let gvk = pintle_api::Gvk::new("autoscaling", "v1", "Scale");
+                let gvk = Gvk::new("autoscaling", "v1", "Scale");
                 let changed = patch::apply_patch(&r, &scale, &gvk, false)?;
                 decode::value(changed, &gvk)?.object
             }
             _ => return Err(Failure::method_not_allowed()),
         };
+        let own = object::name(&wanted);
+        if own != r.name {
+            return Err(Failure::bad_request(format!(
+                "the name of the object ({own}) does not match the name on the URL ({})",
+                r.name
+            )));
+        }
         if let Some(v) = meta::revision_in("Scale", "autoscaling", &wanted)?
             && v != current.revision
         {
@@ -255,12 +264,22 @@ impl Server {
         let Some(text) = keys.sign(&claims) else {
             return Err(Failure::internal("the system has no randomness to sign a token with"));
         };
+        default::object(&REQUEST, &mut body);
+        object::set(&mut body, &["spec", "expirationSeconds"], asked);
+        object::remove(&mut body, &["status"]);
+        let write = managed::Write {
+            manager: &self.manager(work),
+            gvk: REQUEST,
+            subresource: "token",
+            time: &self.now.wall.rfc3339(),
+        };
+        managed::track(&Value::Null, &mut body, &write);
         let m = meta::of(&mut body);
+        m.insert("uid".into(), object::uid(&account).into());
         m.insert("name".into(), r.name.clone().into());
         m.insert("namespace".into(), r.namespace.clone().into());
         m.insert("creationTimestamp".into(), self.now.wall.rfc3339().into());
         object::set(&mut body, &["spec", "audiences"], audiences);
-        object::set(&mut body, &["spec", "expirationSeconds"], asked);
         if object::at(&body, &["spec", "boundObjectRef"]).is_none() {
             object::set(&mut body, &["spec", "boundObjectRef"], Value::Null);
         }
@@ -416,16 +435,22 @@ impl Server {
                     return Ok(());
                 }
                 let n = |k: &str| object::int_at(status, &[k]).unwrap_or(0);
+                let (wanted, have) = (n("desiredHealthy"), n("currentHealthy"));
+                let cause = if have <= wanted {
+                    format!(
+                        "The disruption budget {name} needs {wanted} healthy pods and has {have} currently"
+                    )
+                } else {
+                    format!("The disruption budget {name} does not allow evicting pods currently")
+                };
                 Err(too_many(
                     "Cannot evict pod as it would violate the pod's disruption budget.".into(),
-                    format!(
-                        "The disruption budget {name} needs {} healthy pods and has {} currently",
-                        n("desiredHealthy"),
-                        n("currentHealthy")
-                    ),
+                    cause,
                 ))
             }
-            _ => Err(Failure::internal(
+            _ => Err(Failure::plain(
+                500,
+                "",
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
             )),
         }
@@ -480,7 +505,7 @@ fn selector_text(s: &Value) -> String {
     let plain = s.get("matchLabels").is_none() && s.get("matchExpressions").is_none();
     let labels = if plain { s.as_object() } else { s["matchLabels"].as_object() };
     for (k, v) in labels.into_iter().flatten() {
-        parts.push(format!("{k}={}", v.as_str().unwrap_or("")));
+        parts.push((k.clone(), format!("{k}={}", v.as_str().unwrap_or(""))));
     }
     for e in object::list_at(s, &["matchExpressions"]) {
         let key = object::str_at(e, &["key"]);
@@ -488,13 +513,16 @@ fn selector_text(s: &Value) -> String {
             object::list_at(e, &["values"]).iter().filter_map(Value::as_str).collect();
         values.sort_unstable();
         let values = values.join(",");
-        parts.push(match object::str_at(e, &["operator"]) {
+        let text = match object::str_at(e, &["operator"]) {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
             "Exists" => key.to_owned(),
             _ => format!("!{key}"),
-        });
+        };
+        parts.push((key.to_owned(), text));
     }
-    parts.sort();
-    parts.join(",")
+    // By key alone, so that what was said first stays first.
+    parts.sort_by(|a: &(String, String), b| a.0.cmp(&b.0));
+    let texts: Vec<String> = parts.into_iter().map(|(_, text)| text).collect();
+    texts.join(",")
 }

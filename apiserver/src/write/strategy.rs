@@ -89,11 +89,15 @@ pub(crate) fn needs_revision(e: &Endpoint) -> bool {
     )
 }
 
-/// A new object before admission: no status but the one that its kind begins with.
-pub(crate) fn prepare_create(e: &Endpoint, v: &mut Value, now: Wall) {
-    if has_status(e) && e.kind != "Node" && e.kind != "APIService" {
+/// A new object has no status of its own (nodes bring theirs).
+pub(crate) fn clear_status(e: &Endpoint, v: &mut Value) {
+    if has_status(e) && !matches!(e.kind.as_str(), "Node" | "APIService") {
         object::remove(v, &["status"]);
     }
+}
+
+/// A new object before admission, with the status that its kind begins with.
+pub(crate) fn prepare_create(e: &Endpoint, v: &mut Value, now: Wall) {
     if has_generation(e) {
         meta::of(v).insert("generation".into(), 1.into());
     }
@@ -113,8 +117,38 @@ pub(crate) fn prepare_create(e: &Endpoint, v: &mut Value, now: Wall) {
             object::set(v, &["status"], status);
         }
         ("", "PersistentVolumeClaim") => object::set(v, &["status"], json!({"phase": "Pending"})),
-        ("certificates.k8s.io", "CertificateSigningRequest") => {}
+        ("batch", "Job") => select_by_uid(v),
         _ => {}
+    }
+}
+
+/// A job's pods are told by the job's uid, unless its author takes care of the selector.
+fn select_by_uid(job: &mut Value) {
+    if object::bool_at(job, &["spec", "manualSelector"]) {
+        return;
+    }
+    let (uid, name) = (object::uid(job).to_owned(), object::name(job).to_owned());
+    let labels = [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ];
+    // A selector of the author's own is left for validation to refuse.
+    for (key, value) in labels {
+        object::set(job, &["spec", "template", "metadata", "labels", key], value.clone());
+    }
+    object::set(
+        job,
+        &["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"],
+        uid.clone(),
+    );
+    if object::labels(job).is_none_or(|l| l.is_empty()) {
+        // As the defaulting of a job does: its labels are those of its pods.
+        let labels = object::at(job, &["spec", "template", "metadata", "labels"]).cloned();
+        if let Some(labels) = labels {
+            object::set(job, &["metadata", "labels"], labels);
+        }
     }
 }
 

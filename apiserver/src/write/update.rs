@@ -59,11 +59,15 @@ impl Server {
             }
             _ => {}
         }
+        warnings.extend(crate::read::deprecations(&endpoint));
         default::object(&endpoint.gvk(), &mut new);
         let mut new = convert::to_stored(new, &resource, &endpoint);
         meta::keep_system_fields(&endpoint, &r.name, &mut new, &old)?;
         let sub = r.subresource.as_str();
         strategy::prepare_update(&endpoint, sub, &mut new, &old);
+        if !self.applied(work) {
+            self.track(work, &endpoint, &old, &mut new, sub);
+        }
         self.admit_update(work, &endpoint, &mut new, &old, &mut warnings)?;
         default::object(&resource.gvk(), &mut new);
         let mut reserved = Reserved::default();
@@ -79,9 +83,6 @@ impl Server {
         if let Err(f) = self.validate_admission(work, &endpoint, Some(&new), Some(&old)) {
             self.alloc.release(&reserved);
             return Err(f);
-        }
-        if !self.applied(work) {
-            self.track(work, &endpoint, &old, &mut new, sub);
         }
         self.settle_change(work, &current, new, warnings, reserved)
     }
