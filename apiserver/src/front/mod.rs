@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod http;
 pub mod limits;
 pub mod negotiate;
+pub mod openapi;
 pub mod out;
 mod pods;
 pub mod render;
@@ -97,7 +98,8 @@ pub struct Front {
     timers: BTreeSet<(Time, ConnId)>,
     to_store: VecDeque<ToStore>,
     store_connected: bool,
-    openapi: BTreeMap<String, (String, Body)>,
+    /// By path: signature of what is served, etag, document.
+    openapi: BTreeMap<String, (String, String, Body)>,
     requests_total: BTreeMap<(String, u16), u64>,
 }
 
@@ -380,30 +382,29 @@ impl Front {
         }
     }
 
+    // A document by its path below /openapi/v3/; the empty path is the index. Made again when what is served
+    // has changed.
     fn openapi_cached(&mut self, key: &str) -> Option<(String, Body)> {
-        if let Some(found) = self.openapi.get(key) {
-            return Some(found.clone());
+        let (group, version) = match key.split_once('/') {
+            Some(("api", version)) => ("", version),
+            Some(("apis", rest)) => rest.split_once('/').unwrap_or((rest, "")),
+            _ => ("", ""),
+        };
+        let signature = openapi::signature(&self.core, group, version);
+        if let Some((known, etag, body)) = self.openapi.get(key)
+            && *known == signature
+            && !key.is_empty()
+        {
+            return Some((etag.clone(), body.clone()));
         }
-        let served = discovery::group_versions(&self.core);
-        let value = if key.is_empty() {
-            let pairs: Vec<(&str, &str)> =
-                served.iter().map(|(g, v)| (g.as_str(), v.as_str())).collect();
-            pintle_api::openapi::index(&pairs)
-        } else {
-            let (group, version) = match key.split_once('/') {
-                Some(("api", version)) => ("", version),
-                Some(("apis", rest)) => rest.split_once('/')?,
-                _ => return None,
-            };
-            if !served.iter().any(|(g, v)| g == group && v == version) {
-                return None;
-            }
-            pintle_api::openapi::document(group, version)
+        let value = match key {
+            "" => openapi::index(&self.core),
+            _ => openapi::document(&self.core, key)?,
         };
         let body = Body::from(value.to_string().into_bytes());
-        let entry = (special::etag_of(&body), body);
-        self.openapi.insert(key.into(), entry.clone());
-        Some(entry)
+        let etag = special::etag_of(&body);
+        self.openapi.insert(key.into(), (signature, etag.clone(), body.clone()));
+        Some((etag, body))
     }
 
     fn metrics_text(&self) -> String {
