@@ -11,6 +11,7 @@ use pintle_base::disk::Disk;
 use pintle_base::{Now, Time};
 use pintle_wire::msg::store::{Error, Reply, Request, Status};
 
+use crate::clean::Cleaning;
 use crate::error::OpenError;
 use crate::index::{Index, Key, Place};
 use crate::job::{Done, Ended, Failure, Job, Work};
@@ -37,6 +38,8 @@ pub struct Config {
     pub history_age: Duration,
     /// History is compacted beyond this size.
     pub history_bytes: u64,
+    /// Segments of garbage that are left alone; see `clean`.
+    pub slack_segments: u64,
     /// Identity for a store that is made new; should differ from store to store.
     pub store_id: u64,
 }
@@ -48,6 +51,7 @@ impl Default for Config {
             cache_bytes: limits::CACHE_BYTES,
             history_age: limits::HISTORY_AGE,
             history_bytes: limits::HISTORY_BYTES,
+            slack_segments: limits::SLACK_SEGMENTS,
             store_id: 0,
         }
     }
@@ -126,6 +130,7 @@ pub struct Store {
     /// Volatile versions that are forgotten while their changes are still listed.
     pub(crate) forgotten: usize,
     pub(crate) outputs: VecDeque<Output>,
+    pub(crate) cleaning: Cleaning,
     pub(crate) closing: bool,
     fatal: bool,
     jobs_running: usize,
@@ -159,6 +164,7 @@ impl Store {
             old_volatile_bytes: 0,
             forgotten: 0,
             outputs: VecDeque::new(),
+            cleaning: Cleaning::default(),
             closing: false,
             fatal: false,
             jobs_running: 0,
@@ -228,20 +234,30 @@ impl Store {
                 Ok(file) => {
                     self.log.prepared(number, size_bytes, Some(file));
                     self.run_stalled(now);
+                    self.clean(now);
                 }
                 Err(Failure::NoSpace) => {
                     self.log.prepared(number, size_bytes, None);
                     self.run_stalled(now);
+                    self.clean(now);
                 }
                 Err(Failure::Fatal(why)) => self.fail(why),
             },
-            Ended::Remove { result: Ok(()), .. } => {
-                self.log.retry_prepare();
+            Ended::Examine { number, result: Ok(left) } => {
+                self.examined(number, left);
+                self.clean(now);
             }
-            Ended::Remove { result: Err(Failure::NoSpace), numbers } => {
-                self.fail(format!("no space to remove segments {numbers:?}"));
+            Ended::Remove { number, result: Ok(()) } => {
+                self.removed(number);
+                self.log.retry_prepare();
+                self.clean(now);
+            }
+            Ended::Examine { number, result: Err(Failure::NoSpace) }
+            | Ended::Remove { number, result: Err(Failure::NoSpace) } => {
+                self.fail(format!("no space to clean segment {number}"));
             }
             Ended::Commit(Err(Failure::Fatal(why)))
+            | Ended::Examine { result: Err(Failure::Fatal(why)), .. }
             | Ended::Remove { result: Err(Failure::Fatal(why)), .. } => self.fail(why),
         }
         self.check_invariants();
@@ -273,6 +289,9 @@ impl Store {
         if !self.fatal {
             if let Some(commit) = self.log.take_commit() {
                 return Some(self.job(Work::Commit(commit)));
+            }
+            if let Some(work) = self.cleaning.take_work(&self.log) {
+                return Some(self.job(work));
             }
             if let Some((number, size_bytes)) = self.log.take_prepare() {
                 return Some(self.job(Work::Prepare { number, size_bytes }));
@@ -404,6 +423,8 @@ impl Store {
         }
         self.durable = self.log.first_pending_revision().map_or(self.head, |r| r - 1);
         self.publish(now);
+        self.cleaned_batch(batch);
+        self.clean(now);
     }
 
     /// Makes visible what no longer waits for the disk.
@@ -423,6 +444,7 @@ impl Store {
     /// The disk was full when a batch was written: everything that is not visible is taken back.
     fn roll_back(&mut self, now: Now) {
         self.log.roll_back();
+        self.abandon_cleaning();
         while let Some((_, undo)) = self.lease_undo.pop_back() {
             match undo {
                 LeaseUndo::Granted(id) => {

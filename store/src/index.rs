@@ -84,6 +84,18 @@ impl Entry {
     }
 }
 
+/// What has become of a value in the log; see [`Index::fate`].
+pub enum Fate {
+    /// Nothing needs it.
+    Gone,
+    /// It is the key's value now.
+    Live(Key, Version),
+    /// It is readable at older revisions; it was overwritten or deleted at this revision.
+    History(u64),
+    /// The key's newest value is in memory only: after a crash this one, or a later one in the log, shows.
+    Shadowed(Key),
+}
+
 /// One change, in the list that watches read.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -135,6 +147,7 @@ pub struct Index {
     changes: VecDeque<Change>,
     live: u64,
     key_bytes: u64,
+    live_bytes: u64,
     history_bytes: u64,
     versions: u64,
 }
@@ -143,6 +156,11 @@ impl Index {
     /// Live keys.
     pub fn live(&self) -> u64 {
         self.live
+    }
+
+    /// What the live keys and values cost.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// What history costs: overwritten values and tombstones.
@@ -168,12 +186,6 @@ impl Index {
     /// The newest version of a key, if it exists now.
     pub fn latest(&self, key: &[u8]) -> Option<&Version> {
         self.keys.get(key).map(|e| &e.head).filter(|v| !v.deleted())
-    }
-
-    /// A key that exists now and the lease that it hangs on.
-    pub fn lease_of(&self, key: &[u8]) -> Option<(Key, u64)> {
-        let (key, entry) = self.keys.get_key_value(key)?;
-        (!entry.head.deleted()).then(|| (Arc::clone(key), entry.head.lease))
     }
 
     /// The version of a key that was current at `revision`, if it existed then.
@@ -217,6 +229,7 @@ impl Index {
             self.history_bytes += cost(key, &v);
         } else {
             self.live += 1;
+            self.live_bytes += cost(key, &v);
         }
         let Some((shared, _)) = self.keys.get_key_value(key) else {
             let shared: Key = key.into();
@@ -234,6 +247,7 @@ impl Index {
             entry.older.push(old);
             if !old.deleted() {
                 self.live -= 1;
+                self.live_bytes -= cost(key, &old);
                 self.history_bytes += cost(key, &old);
                 before = Some(old);
             }
@@ -255,6 +269,7 @@ impl Index {
             self.history_bytes -= cost(&change.key, &gone);
         } else {
             self.live -= 1;
+            self.live_bytes -= cost(&change.key, &gone);
         }
         let mut again = None;
         match entry.older.pop() {
@@ -266,12 +281,27 @@ impl Index {
                 entry.head = old;
                 if !old.deleted() {
                     self.live += 1;
+                    self.live_bytes += cost(&change.key, &old);
                     self.history_bytes -= cost(&change.key, &old);
                     again = Some(old);
                 }
             }
         }
         Some((change.key, gone, again))
+    }
+
+    /// What has become of the value that was put at `revision` and lies at `place`.
+    pub fn fate(&self, key: &[u8], revision: u64, place: Place) -> Fate {
+        let Some((shared, entry)) = self.keys.get_key_value(key) else { return Fate::Gone };
+        let is_it = |v: &Version| v.mod_revision == revision && v.place == place && !v.deleted();
+        if is_it(&entry.head) {
+            return Fate::Live(Arc::clone(shared), entry.head);
+        }
+        match entry.older.iter().position(is_it) {
+            Some(at) => Fate::History(entry.older.get(at + 1).unwrap_or(&entry.head).mod_revision),
+            None if entry.head.in_memory() => Fate::Shadowed(Arc::clone(shared)),
+            None => Fate::Gone,
+        }
     }
 
     /// Says where the value of the version made at `revision` lies.
@@ -399,6 +429,7 @@ impl Index {
     #[cfg(test)]
     pub fn check_invariants(&self) {
         let (mut live, mut history, mut versions, mut key_bytes) = (0, 0, 0, 0);
+        let mut live_bytes = 0;
         for (key, entry) in &self.keys {
             key_bytes += key.len() as u64;
             versions += 1 + entry.older.len() as u64;
@@ -407,6 +438,7 @@ impl Index {
                 history += cost(key, &entry.head);
             } else {
                 live += 1;
+                live_bytes += cost(key, &entry.head);
             }
             assert!(
                 entry
@@ -416,8 +448,8 @@ impl Index {
             );
         }
         assert_eq!(
-            (live, history, versions, key_bytes),
-            (self.live, self.history_bytes, self.versions, self.key_bytes)
+            (live, live_bytes, history, versions, key_bytes),
+            (self.live, self.live_bytes, self.history_bytes, self.versions, self.key_bytes)
         );
         assert!(
             self.changes

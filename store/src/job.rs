@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use pintle_base::disk::{Disk, File};
+use pintle_base::disk::{self, Disk, File};
 
+use crate::index::Place;
 use crate::log::CommitJob;
-use crate::record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::record::{self, LogOp, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 
 /// One piece of work. Run commits on one thread, in the order they come; the others on another one.
 pub struct Job(pub(crate) Work);
@@ -17,9 +18,10 @@ pub(crate) enum Work {
     Commit(CommitJob),
     /// Make a segment of zeros.
     Prepare { number: u64, size_bytes: u64 },
-    /// Remove segments, oldest first.
-    #[expect(dead_code, reason = "the cleaning of segments comes with the next change")]
-    Remove { numbers: Vec<u64> },
+    /// List what may still be needed of a segment.
+    Examine { number: u64, file: Arc<dyn File>, store_id: u64 },
+    /// Remove the oldest segment.
+    Remove { number: u64 },
 }
 
 /// How a piece of work ended; give it to `Store::handle_done`.
@@ -28,7 +30,16 @@ pub struct Done(pub(crate) Ended);
 pub(crate) enum Ended {
     Commit(Result<(), Failure>),
     Prepare { number: u64, size_bytes: u64, result: Result<Arc<dyn File>, Failure> },
-    Remove { numbers: Vec<u64>, result: Result<(), Failure> },
+    Examine { number: u64, result: Result<Vec<Leftover>, Failure> },
+    Remove { number: u64, result: Result<(), Failure> },
+}
+
+/// Something in an old segment that may still be needed.
+pub(crate) enum Leftover {
+    /// A value.
+    Value { key: Vec<u8>, mod_revision: u64, place: Place },
+    /// A lease was made.
+    Lease(u64),
 }
 
 /// What went wrong.
@@ -48,7 +59,8 @@ impl fmt::Debug for Job {
             Work::Prepare { number, size_bytes } => {
                 write!(f, "Prepare {{ segment: {number}, bytes: {size_bytes} }}")
             }
-            Work::Remove { numbers } => write!(f, "Remove {{ segments: {numbers:?} }}"),
+            Work::Examine { number, .. } => write!(f, "Examine {{ segment: {number} }}"),
+            Work::Remove { number } => write!(f, "Remove {{ segment: {number} }}"),
         }
     }
 }
@@ -67,10 +79,10 @@ impl Job {
                 let result = prepare(disk, number, size_bytes);
                 Ended::Prepare { number, size_bytes, result }
             }
-            Work::Remove { numbers } => {
-                let result = remove(disk, &numbers);
-                Ended::Remove { numbers, result }
+            Work::Examine { number, file, store_id } => {
+                Ended::Examine { number, result: examine(&*file, number, store_id) }
             }
+            Work::Remove { number } => Ended::Remove { number, result: remove(disk, number) },
         })
     }
 }
@@ -125,15 +137,40 @@ fn prepare(disk: &dyn Disk, number: u64, size_bytes: u64) -> Result<Arc<dyn File
     Ok(file)
 }
 
-fn remove(disk: &dyn Disk, numbers: &[u64]) -> Result<(), Failure> {
-    for number in numbers {
-        let name = segment_name(*number);
-        let fail = |e| Failure::Fatal(format!("cannot remove {name}: {e}"));
-        disk.remove(&name).map_err(fail)?;
-        // One at a time, oldest first: a hole between segments would be damage.
-        disk.sync_dir().map_err(fail)?;
+fn examine(file: &dyn File, number: u64, store_id: u64) -> Result<Vec<Leftover>, Failure> {
+    let fail = |e: &dyn fmt::Display| {
+        Failure::Fatal(format!("cannot read {} to clean it: {e}", segment_name(number)))
+    };
+    let size = file.size_bytes().map_err(|e| fail(&e))?;
+    let bytes = disk::read_exact_at(file, 0, size as usize).map_err(|e| fail(&e))?;
+    let mut left = Vec::new();
+    let mut at = SEGMENT_HEADER_BYTES;
+    while let Ok(header) = RecordHeader::decode(bytes.get(at..).unwrap_or_default(), store_id) {
+        for op in record::operations(&bytes[at..], &header) {
+            let (put, mod_revision) = match op.map_err(|e| fail(&e))? {
+                LogOp::Put(put) => (put, header.revision),
+                LogOp::Relocate { put, mod_revision } => (put, mod_revision),
+                LogOp::LeaseGrant { id, .. } => {
+                    left.push(Leftover::Lease(id));
+                    continue;
+                }
+                _ => continue,
+            };
+            let offset = (at + put.value_offset) as u32;
+            let place = Place { segment: number as u32, offset };
+            left.push(Leftover::Value { key: put.key.to_vec(), mod_revision, place });
+        }
+        at += header.stride();
     }
-    Ok(())
+    Ok(left)
+}
+
+fn remove(disk: &dyn Disk, number: u64) -> Result<(), Failure> {
+    let name = segment_name(number);
+    let fail = |e| Failure::Fatal(format!("cannot remove {name}: {e}"));
+    disk.remove(&name).map_err(fail)?;
+    // One at a time, oldest first: a hole between segments would be damage.
+    disk.sync_dir().map_err(fail)
 }
 
 /// Ending of files that are not finished; they are removed when the store is opened.

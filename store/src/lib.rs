@@ -6,6 +6,7 @@
 //! the open batch, a [`Job`] brings the batch to the disk, and `core` then makes the revision visible,
 //! answers, and lets `watch` deliver it. `scan` and `recover` read it back. docs/wal.md has the bytes.
 
+mod clean;
 mod core;
 mod error;
 mod index;

@@ -38,6 +38,13 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// Size of the first segment of a new store: it is written before the first start is done.
 pub const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
+/// The oldest segment is cleaned when the closed segments hold twice what is needed and this many segments
+/// more: at most half of what is written is written again, and a small store stays under 100 MiB.
+pub const SLACK_SEGMENTS: u64 = 3;
+
+/// Bytes that cleaning copies with one batch, so that clients' writes do not wait long behind it.
+pub const CLEAN_BYTES: usize = 256 << 10;
+
 /// Values kept in memory, newest first in, oldest first out.
 pub const CACHE_BYTES: usize = 8 << 20;
 

@@ -295,6 +295,29 @@ impl Log {
         }
     }
 
+    /// The oldest segment, when everything after it does not begin in the one that is written now: its number
+    /// and the revision after its last record.
+    pub(crate) fn oldest(&self) -> Option<(u64, u64)> {
+        let (number, segment) = self.segments.first_key_value()?;
+        (*number < u64::from(self.durable_end().segment))
+            .then_some((*number, segment.last_revision))
+    }
+
+    /// Bytes of the largest record that fits a new segment.
+    pub(crate) fn largest_record(&self) -> usize {
+        self.segment_bytes as usize - SEGMENT_HEADER_BYTES
+    }
+
+    /// There was no space for the next segment at the last try.
+    pub(crate) fn no_space(&self) -> bool {
+        self.next == Next::NoSpace
+    }
+
+    /// Bytes of the segments before the one that is written now.
+    pub(crate) fn closed_bytes(&self) -> u64 {
+        self.segments.range(..self.end.segment).map(|(_, s)| s.size_bytes).sum()
+    }
+
     /// Bytes of all segments.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.segments.values().map(|s| s.size_bytes).sum()

@@ -66,6 +66,7 @@ pub(crate) fn open(
     remove_unfinished(disk)?;
     let mut state = State::default();
     let scan = scan::scan(disk, &mut |record| state.apply(record, now))?;
+    state.attach_leases();
     let new = scan.segments.is_empty();
     let mut end = scan.end;
     let mut segments = BTreeMap::new();
@@ -165,9 +166,8 @@ impl State {
                 }
                 LogOp::Put(put) => self.put(&put, revision, record),
                 LogOp::Delete(key) => {
-                    if let Some(lease) = self.index.latest(key).map(|v| v.lease) {
-                        let (key, _) = self.index.push(key, Version::tombstone(revision));
-                        self.leases.attach(&key, lease, 0);
+                    if self.index.latest(key).is_some() {
+                        self.index.push(key, Version::tombstone(revision));
                     }
                 }
                 LogOp::LeaseGrant { id, ttl_ms } => {
@@ -189,9 +189,6 @@ impl State {
                 LogOp::Relocate { put, mod_revision } => {
                     let v = version(&put, mod_revision, record);
                     self.index.relocate(put.key, v);
-                    if let Some((key, lease)) = self.index.lease_of(put.key) {
-                        self.leases.attach(&key, 0, lease);
-                    }
                 }
                 LogOp::Clean => {
                     self.clean = true;
@@ -205,8 +202,15 @@ impl State {
     }
 
     fn put(&mut self, put: &PutOp<'_>, revision: u64, record: &Record<'_>) {
-        let (key, before) = self.index.push(put.key, version(put, revision, record));
-        self.leases.attach(&key, before.map_or(0, |b| b.lease), put.lease);
+        self.index.push(put.key, version(put, revision, record));
+    }
+
+    /// Hangs the keys on their leases. Only now, because a lease that was made again by cleaning comes after
+    /// its keys in the log.
+    fn attach_leases(&mut self) {
+        for (key, v) in self.index.heads().filter(|(_, v)| v.lease != 0) {
+            self.leases.attach(key, 0, v.lease);
+        }
     }
 }
 

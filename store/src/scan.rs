@@ -2,8 +2,9 @@
 //! torn by a crash, or damaged.
 //!
 //! The judgement rests on how the log is written: batch n+1 is given to the disk only after batch n is on it.
-//! So when the bytes stop making sense in or after batch n, records of batch n+1 behind that place may be the
-//! rest of a torn write, but a valid record of batch n+2 proves that something durable is gone.
+//! So when batch n is the last whole one, records of batch n+1 behind it may be the rest of a torn write, but
+//! a valid record of batch n+2 proves that something durable is gone. A batch that is not whole counts as
+//! nothing, though some of its records may be: nobody was told of any of them.
 
 use pintle_base::disk::{self, Disk};
 
@@ -37,12 +38,10 @@ pub(crate) struct Scan {
     pub(crate) records: u64,
 }
 
-/// State of the walk.
+/// State of the walk, after a whole batch.
 struct Walk {
     chain: u32,
     batch: u64,
-    /// The last record of `batch` was met.
-    complete: bool,
     revision: u64,
     last_batch: u64,
     records: u64,
@@ -102,7 +101,6 @@ pub(crate) fn scan(
     let mut walk = Walk {
         chain: first.prev_crc,
         batch: first.batch.wrapping_sub(1),
-        complete: true,
         revision: first.revision,
         last_batch: 0,
         records: 0,
@@ -110,7 +108,7 @@ pub(crate) fn scan(
     let mut number = first_number;
     let mut segments = Vec::new();
     loop {
-        let (offset, why) = walk.segment(number, &bytes, first.store_id, visit)?;
+        let End { offset, bad, why } = walk.segment(number, &bytes, first.store_id, visit)?;
         segments.push((number, bytes.len() as u64, walk.revision));
         let next = match rest.next() {
             None => None,
@@ -122,28 +120,27 @@ pub(crate) fn scan(
             if h.number != *n || h.store_id != first.store_id {
                 return Err(damaged(*n, 0, "the segment belongs to another place or store"));
             }
-            if !walk.complete || h.batch != walk.batch + 1 || h.prev_crc != walk.chain {
+            if h.batch != walk.batch + 1 || h.prev_crc != walk.chain {
                 let why = format!("{why}, and the next segment says that more was here");
-                return Err(damaged(number, offset, why));
+                return Err(damaged(number, bad, why));
             }
             (number, bytes) = (*n, next.map(|(_, b)| b).unwrap_or_default());
             continue;
         }
         let mut torn = Vec::new();
-        walk.judge_tail(number, number, offset, &bytes, first.store_id, why, &mut torn)?;
+        walk.judge_tail((number, bad), number, offset, &bytes, first.store_id, why, &mut torn)?;
         let mut unused = next;
         while let Some((n, b)) = unused {
-            walk.judge_tail(number, n, offset, &b, first.store_id, why, &mut torn)?;
+            walk.judge_tail((number, bad), n, 0, &b, first.store_id, why, &mut torn)?;
             segments.push((n, b.len() as u64, 0));
             unused = match rest.next() {
                 None => None,
                 Some(n) => Some((n, load(disk, n)?)),
             };
         }
-        let batch = if walk.complete { walk.batch + 1 } else { walk.batch };
         return Ok(Scan {
             first: Some(first),
-            end: Position { segment: number, offset, prev_crc: walk.chain, batch },
+            end: Position { segment: number, offset, prev_crc: walk.chain, batch: walk.batch + 1 },
             last_batch: walk.last_batch,
             torn,
             segments,
@@ -152,63 +149,94 @@ pub(crate) fn scan(
     }
 }
 
+/// Where a segment's whole batches end.
+struct End {
+    offset: u64,
+    /// The first byte that makes no sense: there, or in the batch that begins there.
+    bad: u64,
+    why: Bad,
+}
+
 impl Walk {
-    /// Visits the records of a segment; answers where they end and why.
+    /// Visits the records of a segment's whole batches.
     fn segment(
         &mut self,
         number: u64,
         bytes: &[u8],
         store_id: u64,
         visit: &mut dyn FnMut(&Record<'_>) -> Result<(), Bad>,
-    ) -> Result<(u64, Bad), OpenError> {
+    ) -> Result<End, OpenError> {
         let mut at = SEGMENT_HEADER_BYTES;
+        let mut batch = Vec::new();
         self.last_batch = 0;
         loop {
+            batch.clear();
+            if let Err((bad, why)) = self.batch(bytes, at, store_id, &mut batch) {
+                return Ok(End { offset: at as u64, bad: bad as u64, why });
+            }
+            // The first batch in a segment is written together with its header.
+            self.last_batch = if at == SEGMENT_HEADER_BYTES { 0 } else { at as u64 };
+            for header in &batch {
+                if header.revision < self.revision {
+                    return Err(damaged(number, at as u64, "the revision goes back"));
+                }
+                let record = Record {
+                    segment: number,
+                    offset: at as u64,
+                    header: *header,
+                    bytes: &bytes[at..],
+                };
+                visit(&record).map_err(|why| damaged(number, at as u64, why.0))?;
+                self.chain = header.crc;
+                self.batch = header.batch;
+                self.revision = header.revision;
+                self.records += 1;
+                at += header.stride();
+            }
+        }
+    }
+
+    /// Reads the headers of the batch that begins at `at`; the error says where and why it is not whole.
+    fn batch(
+        &self,
+        bytes: &[u8],
+        mut at: usize,
+        store_id: u64,
+        batch: &mut Vec<RecordHeader>,
+    ) -> Result<(), (usize, Bad)> {
+        let mut chain = self.chain;
+        loop {
             let rest = bytes.get(at..).unwrap_or_default();
-            let header = match RecordHeader::decode(rest, store_id) {
-                Ok(h) => h,
-                Err(why) => return Ok((at as u64, why)),
-            };
-            let batch = if self.complete { self.batch + 1 } else { self.batch };
-            if header.prev_crc != self.chain || header.batch != batch {
-                return Ok((at as u64, Bad("the record does not follow the one before it")));
+            let header = RecordHeader::decode(rest, store_id).map_err(|why| (at, why))?;
+            if header.prev_crc != chain || header.batch != self.batch + 1 {
+                return Err((at, Bad("the record does not follow the one before it")));
             }
-            if header.revision < self.revision {
-                return Err(damaged(number, at as u64, "the revision goes back"));
+            batch.push(header);
+            if header.last {
+                return Ok(());
             }
-            let record = Record { segment: number, offset: at as u64, header, bytes: rest };
-            visit(&record).map_err(|why| damaged(number, at as u64, why.0))?;
-            if self.complete {
-                // The first batch in a segment is written together with its header.
-                self.last_batch = if at == SEGMENT_HEADER_BYTES { 0 } else { at as u64 };
-            }
-            self.chain = header.crc;
-            self.batch = header.batch;
-            self.complete = header.last;
-            self.revision = header.revision;
-            self.records += 1;
+            chain = header.crc;
             at += header.stride();
         }
     }
 
-    /// Looks behind the end: at leftovers of a torn write, or at proof of damage.
+    /// Looks behind the end: at leftovers of a torn write, or at proof of damage at `bad` (segment, offset).
     #[expect(
         clippy::too_many_arguments,
-        reason = "one place says where the end is, another what is judged"
+        reason = "one place says where the log ends, another what is judged"
     )]
     fn judge_tail(
         &self,
-        end_segment: u64,
+        bad: (u64, u64),
         number: u64,
-        end_offset: u64,
+        from: u64,
         bytes: &[u8],
         store_id: u64,
         why: Bad,
         torn: &mut Vec<(u64, u64, u64)>,
     ) -> Result<(), OpenError> {
-        let from = if number == end_segment { end_offset as usize } else { 0 };
-        let Some((first, last)) = nonzero(bytes, from) else { return Ok(()) };
-        let proof = if self.complete { self.batch + 2 } else { self.batch + 1 };
+        let Some((first, last)) = nonzero(bytes, from as usize) else { return Ok(()) };
+        let proof = self.batch + 2;
         let mut at = (first as usize) / ALIGN * ALIGN;
         while at < last as usize {
             let rest = &bytes[at..];
@@ -217,13 +245,12 @@ impl Walk {
                 && h.batch >= proof
             {
                 let place = format!("{} at offset {at}", segment_name(number));
-                let why =
-                    format!("{why}, and {place} holds a later batch that was written after it");
-                return Err(damaged(end_segment, end_offset, why));
+                let why = format!("{why}, and {place} holds a batch that was written after it");
+                return Err(damaged(bad.0, bad.1, why));
             }
             at += ALIGN;
         }
-        torn.push((number, from as u64, last));
+        torn.push((number, from, last));
         Ok(())
     }
 }

@@ -143,7 +143,7 @@ impl Store {
         Ok(plan)
     }
 
-    fn record_bytes_max(&self) -> usize {
+    pub(crate) fn record_bytes_max(&self) -> usize {
         limits::RECORD_BYTES_MAX.min(self.config.segment_bytes as usize / 4)
     }
 
@@ -365,12 +365,17 @@ impl Store {
     /// After a crash: watchers may have seen newer values of the volatile keys than the log has, so each gets
     /// its logged value at a new revision. True when it must wait for a segment.
     pub(crate) fn restate(&mut self, boundary: u64, now: Now) -> bool {
-        self.put_again(now, |v| v.volatile && v.mod_revision <= boundary)
+        self.put_again(now, |_, v| v.volatile && v.mod_revision <= boundary)
+    }
+
+    /// Writes the newest values of these keys, where they are in memory only. True when it must wait.
+    pub(crate) fn put_keys_again(&mut self, keys: &BTreeSet<Key>, now: Now) -> bool {
+        self.put_again(now, |key, v| v.in_memory() && keys.contains(key))
     }
 
     /// Before the end: writes what is in memory only, then that the store was closed in order.
     pub(crate) fn write_close(&mut self, now: Now) -> bool {
-        if self.put_again(now, Version::in_memory) {
+        if self.put_again(now, |_, v| v.in_memory()) {
             return true;
         }
         match self.room(8, true) {
@@ -386,11 +391,11 @@ impl Store {
 
     /// Puts the newest values of some keys again, at new revisions, as few as possible. True when it must
     /// wait for a segment.
-    fn put_again(&mut self, now: Now, wanted: impl Fn(&Version) -> bool) -> bool {
+    fn put_again(&mut self, now: Now, wanted: impl Fn(&Key, &Version) -> bool) -> bool {
         loop {
             let mut bytes = 0;
             let mut chosen: Vec<(Key, Version)> = Vec::new();
-            for (key, v) in self.index.heads().filter(|(_, v)| wanted(v)) {
+            for (key, v) in self.index.heads().filter(|(k, v)| wanted(k, v)) {
                 let more = 8 + 36 + key.len() + v.len as usize;
                 if bytes > 0 && Log::record_bytes(bytes + more) > self.record_bytes_max() {
                     break;
@@ -404,6 +409,7 @@ impl Store {
             match self.room(bytes + 16, false) {
                 Ok(Room::Wait) => return true,
                 Ok(_) => {}
+                // Only the next start is the poorer for it; cleaning looks at the room again.
                 Err(_) => return false,
             }
             let mut values = Vec::with_capacity(chosen.len());

@@ -16,7 +16,13 @@ use crate::{Config, Job, OpenError, Output, Recovery, Store, Tag};
 
 /// Small segments, so that a short test crosses many of them.
 pub(crate) fn config() -> Config {
-    Config { segment_bytes: 8192, cache_bytes: 2048, store_id: 0x5eed, ..Config::default() }
+    Config {
+        segment_bytes: 8192,
+        cache_bytes: 2048,
+        slack_segments: 0,
+        store_id: 0x5eed,
+        ..Config::default()
+    }
 }
 
 pub(crate) fn at_ms(ms: u64) -> Now {
