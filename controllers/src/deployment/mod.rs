@@ -101,8 +101,8 @@ fn count(rs: &Value, field: &str) -> i64 {
     rs["status"][field].as_i64().unwrap_or(0)
 }
 
-fn revision(rs: &Value) -> i64 {
-    rs["metadata"]["annotations"][REVISION].as_str().and_then(|s| s.parse().ok()).unwrap_or(0)
+fn revision(object: &Value) -> i64 {
+    object["metadata"]["annotations"][REVISION].as_str().and_then(|s| s.parse().ok()).unwrap_or(0)
 }
 
 fn plan(d: &Value, view: View<'_>, now: Now) -> Plan {
@@ -213,7 +213,7 @@ fn next_revision(p: &Picture<'_>) -> i64 {
 fn keep_revision(p: &Picture<'_>, new: &Value, plan: &mut Plan) {
     let wanted = next_revision(p);
     if revision(new) >= wanted && p.old.iter().all(|rs| revision(rs) < revision(new)) {
-        return;
+        return tell_revision(p, revision(new), plan);
     }
     plan.actions.push(Action::Patch {
         kind: Kind::ReplicaSet,
@@ -221,6 +221,18 @@ fn keep_revision(p: &Picture<'_>, new: &Value, plan: &mut Plan) {
         subresource: "",
         patch: json!({"metadata": {"annotations": {REVISION: wanted.to_string()}}}),
     });
+}
+
+// The deployment names the revision that it stands at; `kubectl rollout undo` replaces its annotations.
+fn tell_revision(p: &Picture<'_>, current: i64, plan: &mut Plan) {
+    if revision(p.deployment) != current {
+        plan.actions.push(Action::Patch {
+            kind: Kind::Deployment,
+            key: key_of(p.deployment),
+            subresource: "",
+            patch: json!({"metadata": {"annotations": {REVISION: current.to_string()}}}),
+        });
+    }
 }
 
 fn create_new(p: &Picture<'_>, replicas: i64, plan: &mut Plan) {
