@@ -81,10 +81,7 @@ impl<D: Daemon> Client<D> {
         }
         self.connected = false;
         for reflector in &mut self.reflectors {
-            if matches!(reflector.state, State::Listing { .. }) {
-                reflector.relist();
-            }
-            reflector.go_on();
+            reflector.interrupted();
         }
         self.in_flight = 0;
         self.sent.clear();
@@ -301,9 +298,6 @@ impl<D: Daemon> Client<D> {
                 if reflector.stream() != Some(stream) {
                     return;
                 }
-                if matches!(reflector.state, State::Listing { .. }) {
-                    reflector.relist();
-                }
                 // A watch that delivered something resumes soon: its failures were reset then.
                 reflector.retry(now.mono, &mut self.prng);
             }
@@ -329,6 +323,7 @@ impl<D: Daemon> Client<D> {
         match (&mut reflector.state, reply) {
             (State::Listing { objects, .. }, Reply::Object { code, body, .. }) if code < 400 => {
                 let objects = std::mem::take(objects);
+                reflector.go_on();
                 self.close(conn, stream);
                 self.page(spec, objects, &body, now);
             }
@@ -366,15 +361,20 @@ impl<D: Daemon> Client<D> {
         self.close(conn, stream);
         let Some(reflector) = self.reflectors.get_mut(spec) else { return };
         let (_, reason, message) = status(body);
-        if code == 410 || matches!(reflector.state, State::Listing { .. }) {
+        if code == 410 {
             reflector.relist();
         }
-        if code != 410 {
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("resource", &reflector.name()), ("reason", &reason), ("message", &message)];
+        let failures = reflector.retry(now.mono, &mut self.prng);
+        // The first few are normal while a server starts; then less and less is said.
+        if code != 410 && failures >= 4 && failures.is_power_of_two() {
+            let fields: [(&str, &dyn std::fmt::Display); 4] = [
+                ("resource", &reflector.name()),
+                ("reason", &reason),
+                ("message", &message),
+                ("failures", &failures),
+            ];
             log::warn("watch refused, trying again", &fields);
         }
-        reflector.retry(now.mono, &mut self.prng);
     }
 
     /// A page of a list arrived.
@@ -392,13 +392,13 @@ impl<D: Daemon> Client<D> {
                 objects.insert(key, Object { value: Arc::new(item), revision });
             }
         }
+        reflector.succeeded();
         reflector.go_on();
         let token = list["metadata"]["continue"].as_str().unwrap_or_default();
         if !token.is_empty() {
             reflector.next_page = Some((token.into(), objects));
             return;
         }
-        reflector.succeeded();
         reflector.revision = revision_of(&list).max(1);
         self.replace(spec, objects, now);
         self.caches.set_listed(spec);

