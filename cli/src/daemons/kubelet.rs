@@ -56,7 +56,8 @@ fn command() -> clap::Command {
         Arg::new(name).long(name).value_name(of).help(help)
     };
     upstream::command("pintle kubelet", "Runs the pods of one node")
-        .arg(flag("data-dir", "PATH", "/var/lib/pintle", "Where pods and images are kept"))
+        .arg(optional("data-dir", "PATH", "This node's folder [default: /var/lib/pintle/nodes/NODE]"))
+        .arg(flag("images", "PATH", "/var/lib/pintle/images", "Image store of the machine"))
         .arg(flag("cgroup-root", "PATH", "pintle", "cgroup of all pods, below the v2 mount"))
         .arg(flag("cluster-dns", "ADDRESS", "10.96.0.10", "Address of the cluster's DNS"))
         .arg(flag("cluster-domain", "NAME", "cluster.local", "Domain of the cluster"))
@@ -114,8 +115,11 @@ impl Shell {
         let node =
             if upstream.node.is_empty() { machine::hostname() } else { upstream.node.clone() };
         let upstream = Upstream { node: node.clone(), ..upstream };
-        let data = PathBuf::from(upstream::text(flags, "data-dir"));
-        let own = data.join("nodes").join(&node);
+        let own = match upstream::text(flags, "data-dir") {
+            "" => PathBuf::from("/var/lib/pintle/nodes").join(&node),
+            path => PathBuf::from(path),
+        };
+        let image_store = PathBuf::from(upstream::text(flags, "images"));
         let layout = Layout {
             pods: own.join("pods"),
             secrets: own.join("secrets"),
@@ -128,7 +132,7 @@ impl Shell {
         disk::prepare(&layout)?;
         let runtime = Runtime::open(RuntimeConfig {
             root: own.join("runtime"),
-            images: data.join("images"),
+            images: image_store.clone(),
             shim_binary: "/proc/self/exe".into(),
             cgroup_parent: upstream::text(flags, "cgroup-root").to_string(),
         })
@@ -154,7 +158,7 @@ impl Shell {
         log::info("kubelet starts", &[("node", &node), ("sandboxes", &found.len())]);
         let api = upstream.connect(&mut l, "kubelet");
         let seed = now.wall.0 as u64;
-        let images = watch_images(&mut l, &data.join("images"));
+        let images = watch_images(&mut l, &image_store);
         Ok(Shell {
             l,
             api,
