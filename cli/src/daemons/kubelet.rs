@@ -56,7 +56,11 @@ fn command() -> clap::Command {
         Arg::new(name).long(name).value_name(of).help(help)
     };
     upstream::command("pintle kubelet", "Runs the pods of one node")
-        .arg(optional("data-dir", "PATH", "This node's folder [default: /var/lib/pintle/nodes/NODE]"))
+        .arg(optional(
+            "data-dir",
+            "PATH",
+            "This node's folder [default: /var/lib/pintle/nodes/NODE]",
+        ))
         .arg(flag("images", "PATH", "/var/lib/pintle/images", "Image store of the machine"))
         .arg(flag("cgroup-root", "PATH", "pintle", "cgroup of all pods, below the v2 mount"))
         .arg(flag("cluster-dns", "ADDRESS", "10.96.0.10", "Address of the cluster's DNS"))
@@ -133,7 +137,8 @@ impl Shell {
         let runtime = Runtime::open(RuntimeConfig {
             root: own.join("runtime"),
             images: image_store.clone(),
-            shim_binary: "/proc/self/exe".into(),
+            // By its path in this mount namespace: the link of /proc leads to the one that it was started in.
+            shim_binary: std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),
             cgroup_parent: upstream::text(flags, "cgroup-root").to_string(),
         })
         .map_err(|e| e.to_string())?;
