@@ -4,6 +4,8 @@
 //! decides (defaults, findings, patches, table cells) is compared; what the server decides (uids, addresses,
 //! admission) is left out. Differences are printed; `PINTLE_GOLDEN_STRICT=1` makes them failures.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod golden;
 
 #[test]

@@ -1,6 +1,7 @@
 //! Plays recorded requests through the crate.
 
-use pintle_api::{Gvk, decode, default, resources};
+use pintle_api::{Gvk, decode, default, resources, table};
+use pintle_base::Wall;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,6 +38,7 @@ pub fn run(folder: &Path) -> BTreeMap<&'static str, Tally> {
         for (i, step) in scenario["steps"].as_array().unwrap().iter().enumerate() {
             let what = format!("{name}#{i}");
             creates(&mut report, &what, step);
+            tables(&mut report, &what, step);
         }
     }
     report
@@ -90,6 +92,27 @@ fn creates(report: &mut BTreeMap<&'static str, Tally>, what: &str, step: &Value)
         }
         Ok(_) => {}
     }
+}
+
+fn tables(report: &mut BTreeMap<&'static str, Tally>, what: &str, step: &Value) {
+    let answer = &step["response"]["body"];
+    if answer["kind"] != "Table" {
+        return;
+    }
+    let Some((r, sub)) = resource(step["request"]["path"].as_str().unwrap_or("")) else { return };
+    let gvk = if sub == "scale" { Gvk::new("autoscaling", "v1", "Scale") } else { r.gvk() };
+    let mut differences = Vec::new();
+    if answer["columnDefinitions"].is_array() {
+        compare("columns", &table::columns(&gvk), &answer["columnDefinitions"], &mut differences);
+    }
+    for row in answer["rows"].as_array().into_iter().flatten() {
+        // Only rows that carry the whole object can be made again.
+        if row["object"]["kind"] == r.kind {
+            let cells = table::cells(&gvk, &row["object"], Wall::default());
+            compare("cells", &Value::Array(cells), &row["cells"], &mut differences);
+        }
+    }
+    report.entry("table").or_default().add(what, differences);
 }
 
 /// What only the server decides.
