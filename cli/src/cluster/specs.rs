@@ -94,8 +94,7 @@ pub fn all(
         };
         let mut kubelet = identity("node");
         kubelet.extend([
-            ("--data-dir", path(layout.node(node))),
-            ("--images", path(layout.images())),
+            ("--data-dir", path(layout.root().to_path_buf())),
             ("--cgroup-root", format!("{}/{node}", layout.cgroup_root())),
             ("--cluster-dns", settings.cluster_dns.to_string()),
             ("--cluster-domain", settings.cluster_domain.clone()),

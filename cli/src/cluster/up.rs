@@ -106,8 +106,10 @@ fn start(options: &Options, settings: &Settings, began: Now) -> Result<(), Strin
         let deadline = began.mono + READY_WITHIN;
         wait_for_nodes(layout, settings, deadline)?;
         step(&format!("{} node(s) Ready", settings.nodes.len()));
-        ask_dns(settings)?;
-        step("cluster DNS answers");
+        if options.components.is_empty() || options.components.iter().any(|c| c == "dns") {
+            ask_dns(settings)?;
+            step("cluster DNS answers");
+        }
     }
     Ok(())
 }
