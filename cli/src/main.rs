@@ -8,6 +8,7 @@ mod verbs;
 
 use cluster::layout::{DATA_DIR, Layout};
 use cluster::{down, node, status, supervisor, up};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -76,16 +77,18 @@ fn enter_node(args: &[String]) -> i32 {
         eprintln!("pintle {word}: {why}");
         return 1;
     }
-    let rest = args.get(5..).unwrap_or_default();
-    if word == down::CLEAN_NODE {
-        return clean_node(rest);
-    }
-    match daemons::find(word) {
-        Some(run) => run(rest),
-        None => {
-            eprintln!("pintle {}: no daemon {word:?}", supervisor::ENTER);
-            2
-        }
+    // Started anew: the running program's file is still the old mount namespace's, and what is made from
+    // /proc/self/exe (the shims) would be refused in the new one.
+    let why = exec(args.get(4..).unwrap_or_default());
+    eprintln!("pintle {word}: cannot start inside node {node}: {why}");
+    1
+}
+
+#[expect(clippy::disallowed_methods, reason = "it replaces this process and starts no other")]
+fn exec(args: &[String]) -> std::io::Error {
+    match std::env::current_exe() {
+        Ok(exe) => std::process::Command::new(exe).args(args).exec(),
+        Err(e) => e,
     }
 }
 
