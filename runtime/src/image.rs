@@ -8,10 +8,16 @@
 //! ```
 //! A layer or blob appears by rename when it is complete. One writer at a time (lock file); readers need no lock.
 
+mod archive;
+mod layer;
 mod reference;
 mod rootfs;
+mod source;
 mod store;
 mod unpack;
+
+#[cfg(test)]
+mod tests;
 
 pub use reference::normalise;
 pub use store::{ImageConfig, Prepared};
@@ -44,7 +50,8 @@ pub fn import(
     let name = name.map(normalise).transpose()?;
     let meta =
         std::fs::metadata(source).map_err(|e| crate::state::io("read the image at", source, e))?;
-    if meta.is_dir() && !source.join("oci-layout").exists() {
+    let layout = |file: &str| source.join(file).exists();
+    if meta.is_dir() && !layout("oci-layout") && !(layout("index.json") && layout("blobs")) {
         let name = name.ok_or_else(|| {
             Error::Invalid(format!(
                 "{} is a rootfs folder, which has no name of its own: give one (--name web:1)",
@@ -53,7 +60,8 @@ pub fn import(
         })?;
         return rootfs::import(&store, source, &name, progress);
     }
-    Err(Error::Unsupported("archives are not built yet: import a rootfs folder".into()))
+    let archive = source::Source::open(source, &store.scratch())?;
+    archive::import(&store, &archive, name.as_deref(), progress)
 }
 
 /// All images, by first name.

@@ -38,3 +38,12 @@ pub const LAYER_BYTES_MAX: u64 = 64 << 30;
 
 /// Entries of one layer.
 pub const LAYER_ENTRIES_MAX: u64 = 4_000_000;
+
+/// Layers of one image: overlayfs takes 500 lower folders.
+pub const LAYERS_MAX: usize = 480;
+
+/// Bytes of a long name or an extended header in a tar, which are read into memory.
+pub const TAR_HEADER_BYTES_MAX: u64 = 1 << 20;
+
+/// Files of an image archive itself (not of its layers): some per layer.
+pub const ARCHIVE_FILES_MAX: usize = 10_000;

@@ -115,11 +115,11 @@ impl Copy<'_> {
             let mut file =
                 Hashing { file: std::fs::File::open(&path).map_err(io)?, hash: &mut self.hash };
             self.unpacker.file(text, &meta, m.size(), &mut file)
-        } else if kind.is_char_device() || kind.is_block_device() || kind.is_fifo() {
+        } else if kind.is_fifo() {
             self.note(text, &m, "");
-            self.unpacker.node(text, &meta, m.rdev())
+            self.unpacker.node(text, &meta, 0)
         } else {
-            // A socket means nothing without the process that listens on it.
+            // A socket means nothing without the process that listens on it, and a container's devices are its own.
             Ok(())
         }
     }

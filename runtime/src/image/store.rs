@@ -1,5 +1,4 @@
 //! Blobs, layers and names on disk.
-#![allow(dead_code)] // until archives are read
 
 use super::{Image, reference};
 use crate::sandbox::{ContainerConfig, Error, Result};
@@ -114,6 +113,10 @@ impl Store {
             let path = root.join(dir);
             std::fs::create_dir_all(&path).map_err(|e| state::io("make", &path, e))?;
         }
+        // Images hold set-uid programs of all times: not for the host's users to run.
+        let layers = root.join("layers");
+        std::fs::set_permissions(&layers, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(|e| state::io("protect", &layers, e))?;
         Ok(Store { root: root.into() })
     }
 
@@ -149,6 +152,11 @@ impl Store {
         let fs = path.join("fs");
         std::fs::create_dir_all(&fs).map_err(|e| state::io("make", &fs, e))?;
         Ok(path)
+    }
+
+    /// A name for a file that is being made.
+    pub fn scratch(&self) -> PathBuf {
+        self.root.join("tmp").join(format!("file-{}", std::process::id()))
     }
 
     /// Puts a written layer into its place.

@@ -2,7 +2,6 @@
 //!
 //! Every path is opened with RESOLVE_IN_ROOT from the layer's own descriptor, so that links lead nowhere else; names come
 //! last and are used with `*at` calls that follow nothing.
-#![allow(dead_code)] // until archives are read
 
 use crate::limits;
 use crate::sandbox::{Error, Result};
@@ -64,11 +63,6 @@ impl Unpacker {
         let root = rustix::fs::open(folder, flags, Mode::empty())
             .map_err(io("open the layer's folder", &folder.display().to_string()))?;
         Ok(Unpacker { root, bytes: 0, entries: 0, folders: Vec::new() })
-    }
-
-    /// Bytes of files so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     fn count(&mut self, path: &str, bytes: u64) -> Result<()> {
@@ -179,10 +173,15 @@ impl Unpacker {
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(io("look at it", &path))?;
-                if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+                if !kind.is_dir() {
                     Self::clear(&dir, name, &path)?;
                     rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))
                         .map_err(io("make the folder", &path))?;
+                }
+                // Marked deleted by this layer, and made anew: nothing below shows.
+                if kind.is_char_device() && stat.st_rdev == 0 {
+                    self.opaque(&path)?;
                 }
             }
             Err(e) => return Err(io("make the folder", &path)(e)),
@@ -250,7 +249,7 @@ impl Unpacker {
             .map_err(io(&format!("link to {to_name:?}"), &path))
     }
 
-    /// A device node, FIFO or socket (`mode` has the type bits).
+    /// A FIFO (`mode` has the type bits).
     pub fn node(&mut self, path: &str, meta: &Meta, rdev: u64) -> Result<()> {
         let path = self.not_root(path)?;
         self.count(&path, 0)?;
@@ -265,9 +264,24 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Overlay's mark for "was deleted": a char device 0:0.
-    pub fn whiteout(&mut self, path: &str) -> Result<()> {
-        self.node(path, &Meta { mode: libc::S_IFCHR, ..Meta::default() }, 0)
+    /// Overlay's mark for "was deleted": a char device 0:0. What this layer has put there itself stays, but hides what is
+    /// below it.
+    pub fn whiteout(&mut self, folder: &str, name: &str) -> Result<()> {
+        if name.is_empty() || name == "." || name == ".." {
+            return Err(Error::Invalid(format!("whiteout of {name:?} in {folder:?}")));
+        }
+        let path = self.not_root(&format!("{folder}/{name}"))?;
+        self.count(&path, 0)?;
+        let (dir, name) = self.parent(&path)?;
+        match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {
+                let c = c_name(name)?;
+                raw::mknod(dir.as_fd(), &c, libc::S_IFCHR, 0).map_err(io("mark it deleted", &path))
+            }
+            Ok(s) if rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir() => self.opaque(&path),
+            Ok(_) => Ok(()),
+            Err(e) => Err(io("look at it", &path)(e)),
+        }
     }
 
     /// Overlay's mark for "nothing of the layers below shows in this folder".

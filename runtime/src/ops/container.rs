@@ -366,3 +366,41 @@ pub fn own_process(layout: &Layout, id: &str) -> Result<Process> {
     state::read_json(&layout.container(id).join("exec.json"))?
         .ok_or_else(|| Error::NotFound(format!("no container {id}")))
 }
+
+/// All steps that need nothing from the host, ending with the request, for tests of the walk.
+#[cfg(test)]
+pub fn whole_plan(config: &ContainerConfig, runtime: &Runtime) -> Result<Vec<Step>> {
+    let dir = Path::new("/r/s/c/c");
+    let group = PathBuf::from("/cg/p/pod/c");
+    let prepared = image::Prepared {
+        id: String::new(),
+        config: image::ImageConfig::default(),
+        layers: vec!["/i/l".into()],
+    };
+    let mut steps = folders(config, runtime, &prepared, dir, &group)?;
+    steps.extend(sources(config, Some("/r/s/shm".into())));
+    let new = NewContainer {
+        id: config.id.clone(),
+        image_id: String::new(),
+        labels: Default::default(),
+        dir: dir.into(),
+        cgroup: group,
+        stdio: Stdio::Logged { stdin: false },
+        stdin_once: false,
+        log_path: PathBuf::new(),
+        log_bytes_max: 0,
+        log_files_max: 0,
+        program: exec_program_of(config)?,
+    };
+    steps.push(Step::Ask {
+        socket: "/r/s/shim.sock".into(),
+        request: Box::new(Request::Create(Box::new(new))),
+        undo: Some(Request::Remove { id: config.id.clone(), force: true }),
+    });
+    Ok(steps)
+}
+
+#[cfg(test)]
+fn exec_program_of(config: &ContainerConfig) -> Result<crate::program::Program> {
+    container::exec_program(&Process::default(), &config.command, config.tty)
+}

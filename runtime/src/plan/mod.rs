@@ -10,7 +10,7 @@ mod tests;
 pub use linux::{Linux, call as linux_call, connect};
 
 use crate::proto::{Reply, Request};
-use crate::sandbox::Result;
+use crate::sandbox::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// How a source is opened for a bind mount.
@@ -131,8 +131,14 @@ impl<'k, K: Kernel> Walk<'k, K> {
             match self.one(&step) {
                 Ok(reply) => last = reply,
                 Err(e) => {
-                    // A shim that failed half-way may have pinned namespaces already.
-                    if matches!(step, Step::LaunchShim { .. }) {
+                    // A shim that failed half-way may have pinned namespaces already; one that did not answer in time may
+                    // have done what it was asked.
+                    let half = match (&step, &e) {
+                        (Step::LaunchShim { .. }, _) => true,
+                        (Step::Ask { .. }, Error::Io(..)) => true,
+                        _ => false,
+                    };
+                    if half {
                         self.done.push(step);
                     }
                     self.undo();

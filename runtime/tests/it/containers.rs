@@ -3,7 +3,7 @@
 use crate::Test;
 use crate::host::{Events, Host};
 use pintle_runtime::sandbox::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub const TESTS: &[Test] = &[
     ("runs_and_logs", runs_and_logs),
@@ -130,9 +130,9 @@ fn environment_and_user() {
     assert!(e.to_string().contains("root"), "{e}");
 }
 
-fn volume(source: &PathBuf, destination: &str, read_only: bool) -> Mount {
+fn volume(source: &Path, destination: &str, read_only: bool) -> Mount {
     Mount {
-        source: source.clone(),
+        source: source.to_owned(),
         destination: destination.into(),
         read_only,
         tmpfs_bytes: None,
@@ -147,7 +147,7 @@ fn mounts() {
     std::fs::create_dir(&data).expect("mkdir");
     std::fs::write(data.join("f"), "from the host\n").expect("write");
     let script = "cat /vol/f /etc/one; echo x > /ro/f || echo read-only; echo y > /vol/new; echo z > /t/a && stat -f -c %T /t; test -d /etc/hosts.d && echo dir";
-    let tmpfs = Mount { tmpfs_bytes: Some(1 << 20), ..volume(&PathBuf::new(), "/t", false) };
+    let tmpfs = Mount { tmpfs_bytes: Some(1 << 20), ..volume(Path::new(""), "/t", false) };
     let c = ContainerConfig {
         mounts: vec![
             volume(&data, "/vol", false),
