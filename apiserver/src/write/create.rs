@@ -3,7 +3,7 @@
 use pintle_api::{default, managed, object, validate};
 use serde_json::Value;
 
-use super::{Done, Effect, Plan, Planned, meta, strategy};
+use super::{Done, Effect, Plan, Planned, canonical, meta, strategy};
 use crate::alloc::Reserved;
 use crate::convert;
 use crate::limits;
@@ -58,6 +58,7 @@ impl Server {
         self.admit_create(work, &endpoint, &mut object, &mut warnings)?;
         default::object(&resource.gvk(), &mut object);
         strategy::derive(&endpoint, &mut object);
+        let mut object = canonical(&resource, object);
         let mut reserved = Reserved::default();
         self.allocate_create(&endpoint, &mut object, &mut reserved)?;
         let findings = validate::create(&resource.gvk(), &object);
@@ -116,6 +117,7 @@ impl Server {
             expect: 0,
             effect: Effect::Put(object),
             done: Done::Object(201),
+            also: Vec::new(),
             warnings,
             reserved: reserved.clone(),
         })))

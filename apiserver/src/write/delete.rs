@@ -53,6 +53,7 @@ impl Server {
                 expect: current.revision,
                 effect,
                 done,
+                also: Vec::new(),
                 warnings: Vec::new(),
                 reserved: Reserved::default(),
             }))
@@ -89,7 +90,8 @@ impl Server {
                 if dry {
                     Planned::Answer(json_reply(200, &body))
                 } else {
-                    commit(Effect::Delete, Done::Body(200, body))
+                    let done = if returns_object(&endpoint) { Done::Revised } else { Done::Body };
+                    commit(Effect::Delete, done(200, body))
                 }
             }
         })

@@ -57,6 +57,8 @@ pub(crate) struct Plan {
     pub expect: u64,
     pub effect: Effect,
     pub done: Done,
+    /// Other objects that change with it, at the same revision: resource, key, expected revision, object.
+    pub also: Vec<(ResourceId, String, u64, Value)>,
     pub warnings: Vec<String>,
     /// Addresses and ports taken for it; given back when it fails.
     pub reserved: crate::alloc::Reserved,
@@ -123,9 +125,16 @@ impl Server {
                 (op, strategy::delete_durability(resource))
             }
         };
+        let mut compare = vec![store::Compare::ModRevision(key, plan.expect)];
+        let mut then = vec![op];
+        for (id, key, expect, value) in &plan.also {
+            let key = self.registry.resource(*id).store_key(key);
+            compare.push(store::Compare::ModRevision(key.clone(), *expect));
+            then.push(store::Op::Put { key, value: cache::encode(value).into(), lease: 0 });
+        }
         let tag = self.ask_store(store::Request::Txn {
-            compare: vec![store::Compare::ModRevision(key, plan.expect)],
-            then: vec![op],
+            compare,
+            then,
             otherwise: Vec::new(),
             durability,
         });
@@ -218,6 +227,15 @@ impl Server {
         let decoded = decode::json(body, &gvk)?;
         let warnings = strictness(&work.request.options, &gvk, decoded.strict)?;
         Ok((decoded.object, warnings))
+    }
+}
+
+/// An object as Kubernetes would write it: what its Go type always writes is there. Custom objects stay.
+pub(crate) fn canonical(resource: &crate::registry::Resource, object: Value) -> Value {
+    let def = if resource.custom { None } else { pintle_api::schema::find(&resource.gvk()) };
+    match def {
+        Some(def) => decode::canonical(object.clone(), def).unwrap_or(object),
+        None => object,
     }
 }
 

@@ -373,8 +373,9 @@ impl Server {
             object::str_at(&pod, &["status", "phase"]),
             "Succeeded" | "Failed" | "Pending"
         );
+        let mut also = Vec::new();
         if !over && !object::is_deleting(&pod) {
-            self.check_budgets(&pod)?;
+            also.extend(self.take_from_budget(&pod)?);
         }
         let delete = Work { request: std::sync::Arc::new(delete), ..work.clone() };
         let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -382,23 +383,35 @@ impl Server {
             Planned::Answer(_) => Planned::Answer(json_reply(201, &success)),
             Planned::Commit(mut plan) => {
                 plan.done = Done::Body(201, success);
+                plan.also = also;
+                if let Effect::Put(pod) = &mut plan.effect {
+                    set_condition(
+                        pod,
+                        json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
+                            "lastTransitionTime": self.now.wall.rfc3339(),
+                            "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}),
+                    );
+                }
                 Planned::Commit(plan)
             }
         })
     }
 
-    /// 429 when a disruption budget of the pod has nothing left.
-    fn check_budgets(&self, pod: &Value) -> Result<()> {
+    /// The pod's disruption budget with one disruption less; 429 when it has none left.
+    fn take_from_budget(
+        &self,
+        pod: &Value,
+    ) -> Result<Option<(crate::registry::ResourceId, String, u64, Value)>> {
         let Some(id) = self.registry.resource_of("policy", "poddisruptionbudgets") else {
-            return Ok(());
+            return Ok(None);
         };
         let labels = object::labels(pod);
-        let budgets: Vec<Value> = self
+        let budgets: Vec<(u64, Value)> = self
             .cache
             .table(id)
             .iter(object::namespace(pod))
-            .map(|o| o.parse())
-            .filter(|b| {
+            .map(|o| (o.revision, o.parse()))
+            .filter(|(_, b)| {
                 pintle_api::selector::Labels::of(&b["spec"]["selector"])
                     .is_ok_and(|s| s.matches(labels))
             })
@@ -414,8 +427,8 @@ impl Server {
             f
         };
         match budgets.as_slice() {
-            [] => Ok(()),
-            [b] => {
+            [] => Ok(None),
+            [(revision, b)] => {
                 let name = object::name(b);
                 let status = &b["status"];
                 let observed = object::int_at(status, &["observedGeneration"]).unwrap_or(0);
@@ -431,8 +444,14 @@ impl Server {
                     }
                     return Err(f);
                 }
-                if object::int_at(status, &["disruptionsAllowed"]).unwrap_or(0) > 0 {
-                    return Ok(());
+                let allowed = object::int_at(status, &["disruptionsAllowed"]).unwrap_or(0);
+                if allowed > 0 {
+                    let mut new = b.clone();
+                    object::set(&mut new, &["status", "disruptionsAllowed"], allowed - 1);
+                    let at = ["status", "disruptedPods", object::name(pod)];
+                    object::set(&mut new, &at, self.now.wall.rfc3339());
+                    let key = format!("{}/{name}", object::namespace(b));
+                    return Ok(Some((id, key, *revision, new)));
                 }
                 let n = |k: &str| object::int_at(status, &[k]).unwrap_or(0);
                 let (wanted, have) = (n("desiredHealthy"), n("currentHealthy"));
@@ -464,6 +483,7 @@ fn commit(e: &Endpoint, current: &crate::cache::Object, new: Value, done: Done) 
         expect: current.revision,
         effect: Effect::Put(new),
         done,
+        also: Vec::new(),
         warnings: Vec::new(),
         reserved: Reserved::default(),
     }))

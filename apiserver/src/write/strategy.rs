@@ -228,7 +228,9 @@ fn prepare_status(e: &Endpoint, new: &mut Value, old: &Value) {
 
 /// Counts a change of what is desired.
 pub(crate) fn bump_generation(e: &Endpoint, new: &mut Value, old: &Value) {
-    if !has_generation(e) && object::generation(old) == 0 {
+    // A priority class counts nothing, a CSI driver begins to count with its first change.
+    let counts = (has_generation(e) && e.kind != "PriorityClass") || e.kind == "CSIDriver";
+    if !counts && (object::generation(old) == 0 || e.kind == "PriorityClass") {
         return;
     }
     if meta::desired(new) != meta::desired(old) {

@@ -4,7 +4,7 @@ use pintle_api::status::FieldError;
 use pintle_api::{default, validate};
 use serde_json::Value;
 
-use super::{Done, Effect, Plan, Planned, meta, strategy};
+use super::{Done, Effect, Plan, Planned, canonical, meta, strategy};
 use crate::alloc::Reserved;
 use crate::cache::encode_at;
 use crate::convert;
@@ -75,6 +75,7 @@ impl Server {
             strategy::bump_generation(&endpoint, &mut new, &old);
             self.allocate_update(&endpoint, &mut new, &old, &mut reserved)?;
         }
+        let new = canonical(&resource, new);
         let findings = validate::update(&resource.gvk(), sub, &new, &old);
         if !findings.is_empty() {
             self.alloc.release(&reserved);
@@ -110,6 +111,7 @@ impl Server {
                 expect: current.revision,
                 effect,
                 done,
+                also: Vec::new(),
                 warnings,
                 reserved,
             }))
