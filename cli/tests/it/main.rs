@@ -1,0 +1,3 @@
+//! The binary as a process of its own.
+
+mod store;
