@@ -43,6 +43,10 @@ pub struct Config {
     pub bridge: String,
     /// MTU of it and of the pods' interfaces, bytes.
     pub mtu: u32,
+    /// Prefix length of the service range. The bridge carries the cluster DNS address with it, so that this
+    /// machine has a route to service addresses (which rules then turn into endpoints) also without a
+    /// default route.
+    pub service_prefix: u8,
     /// Seed for event names.
     pub seed: u64,
 }
@@ -273,7 +277,7 @@ impl Kubelet {
         n.asked = true;
         let mut addresses = vec![(ipam.gateway(), ipam.prefix())];
         if let Ok(dns) = self.config.dns.cluster_dns.parse::<IpAddr>() {
-            addresses.push((dns, if dns.is_ipv4() { 32 } else { 128 }));
+            addresses.push((dns, self.config.service_prefix));
         }
         let bridge =
             net::Bridge { name: self.config.bridge.clone(), addresses, mtu: self.config.mtu };

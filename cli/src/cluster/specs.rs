@@ -97,6 +97,7 @@ pub fn all(
             ("--data-dir", path(layout.root().to_path_buf())),
             ("--cgroup-root", format!("{}/{node}", layout.cgroup_root())),
             ("--cluster-dns", settings.cluster_dns.to_string()),
+            ("--service-cidr", settings.service_cidr.clone()),
             ("--cluster-domain", settings.cluster_domain.clone()),
         ]);
         if let Some(address) = addresses.get(i) {

@@ -65,6 +65,7 @@ fn command() -> clap::Command {
         .arg(flag("cgroup-root", "PATH", "pintle", "cgroup of all pods, below the v2 mount"))
         .arg(flag("cluster-dns", "ADDRESS", "10.96.0.10", "Address of the cluster's DNS"))
         .arg(flag("cluster-domain", "NAME", "cluster.local", "Domain of the cluster"))
+        .arg(flag("service-cidr", "CIDR", "10.96.0.0/16", "Range of services' addresses"))
         .arg(flag("bridge", "NAME", "pintle0", "Bridge that pods are joined by"))
         .arg(flag("mtu", "BYTES", "1500", "MTU of the pod network"))
         .arg(optional(
@@ -388,8 +389,12 @@ fn config(
         None => net::primary_address().map_err(|e| e.to_string())?,
     };
     let mtu = upstream::text(flags, "mtu");
+    let services = upstream::text(flags, "service-cidr");
+    let service_prefix = services.rsplit_once('/').and_then(|(_, bits)| bits.parse().ok());
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     Ok(Config {
+        service_prefix: service_prefix
+            .ok_or_else(|| format!("--service-cidr {services} is no range"))?,
         node: node.to_string(),
         node_ip,
         machine: machine::facts(&layout.pods, runtime.conditions()),
