@@ -224,6 +224,8 @@ pub struct Conn {
     pub(crate) lane: VecDeque<StreamId>,
     /// Bytes that streams hold of what was received.
     pub(crate) input_bytes: usize,
+    /// Those of them that the application holds.
+    pub(crate) unconsumed_bytes: usize,
     /// Bytes of messages that were taken by `send` and not yet cut into frames.
     pub(crate) pending_bytes: usize,
     pub(crate) going_away: bool,
@@ -267,6 +269,7 @@ impl Conn {
             open_blocked: false,
             lane: VecDeque::new(),
             input_bytes: 0,
+            unconsumed_bytes: 0,
             pending_bytes: 0,
             going_away: false,
             peer_going_away: false,
@@ -452,6 +455,7 @@ impl Conn {
     pub(crate) fn remove(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.input_bytes -= stream.held();
+        self.unconsumed_bytes -= stream.unconsumed;
         self.pending_bytes -= stream.pending.as_ref().map_or(0, |p| p.left());
         if self.is_ours(id) {
             self.ours_open -= 1;
@@ -468,6 +472,9 @@ impl Conn {
         self.blocked_output.remove(&id);
         if stream.in_lane {
             self.leave_lane(id);
+        }
+        if stream.unconsumed > 0 {
+            self.serve_lane();
         }
     }
 
@@ -488,6 +495,8 @@ impl Conn {
         self.out.check_invariants();
         let held: usize = self.streams.values().map(Stream::held).sum();
         assert_eq!(held, self.input_bytes);
+        let unconsumed: usize = self.streams.values().map(|s| s.unconsumed).sum();
+        assert_eq!(unconsumed, self.unconsumed_bytes);
         let pending: usize =
             self.streams.values().filter_map(|s| s.pending.as_ref()).map(|p| p.left()).sum();
         assert_eq!(pending, self.pending_bytes);

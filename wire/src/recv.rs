@@ -206,6 +206,7 @@ impl Conn {
                 self.events.push_back(Event::Opened(id, message));
             } else {
                 stream.unconsumed += message.len();
+                self.unconsumed_bytes += message.len();
                 self.events.push_back(Event::Message(id, message));
             }
             if was_in_lane {
@@ -254,17 +255,25 @@ impl Conn {
     pub(crate) fn replenish(&mut self, id: StreamId) {
         let window = self.limits.window_bytes;
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let mut alone = self.lane.front() == Some(&id);
-        let mut grant = stream.grant(window, alone);
-        if grant == 0 && !stream.in_lane && stream.starved() {
+        if !stream.in_lane && stream.starved() {
             stream.in_lane = true;
             self.lane.push_back(id);
-            alone = self.lane.front() == Some(&id);
-            grant = stream.grant(window, alone);
         }
+        // Its turn, unless the application has so much in hand that a large message had better wait. (What it has
+        // in hand it will deal with; bytes of other unfinished messages could wait for this one for ever.)
+        let alone = self.lane.front() == Some(&id)
+            && self.unconsumed_bytes <= self.limits.input_bytes_max / 4;
+        let grant = stream.grant(window, alone);
         if grant > 0 {
             stream.recv_window += grant;
             self.frame(Kind::Credit, id, &grant.to_le_bytes());
+        }
+    }
+
+    /// Something happened that may let the first stream in the lane go on.
+    pub(crate) fn serve_lane(&mut self) {
+        if let Some(first) = self.lane.front().copied() {
+            self.replenish(first);
         }
     }
 
@@ -272,8 +281,8 @@ impl Conn {
     pub(crate) fn leave_lane(&mut self, id: StreamId) {
         let was_first = self.lane.front() == Some(&id);
         self.lane.retain(|s| *s != id);
-        if was_first && let Some(next) = self.lane.front().copied() {
-            self.replenish(next);
+        if was_first {
+            self.serve_lane();
         }
     }
 }

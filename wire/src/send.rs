@@ -236,7 +236,9 @@ impl Conn {
             let bytes = bytes.min(stream.unconsumed);
             stream.unconsumed -= bytes;
             self.input_bytes -= bytes;
+            self.unconsumed_bytes -= bytes;
             self.replenish(id);
+            self.serve_lane();
         }
         self.verify();
     }
