@@ -1,7 +1,9 @@
 //! Where to connect and where to listen, and how long socket paths get through.
 
+use crate::limits::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use std::fmt;
@@ -144,7 +146,7 @@ impl Sock {
         match result {
             Ok(()) => {
                 if let Sock::Tcp(s) = self {
-                    s.set_nodelay(true)?;
+                    prepare_tcp(s)?;
                 }
                 Ok(true)
             }
@@ -156,7 +158,7 @@ impl Sock {
     pub(crate) fn peer(&self) -> Peer {
         match self {
             Sock::Unix(s) => Peer {
-                cred: rustix::net::sockopt::socket_peercred(s).ok().map(|c| Cred {
+                cred: sockopt::socket_peercred(s).ok().map(|c| Cred {
                     pid: c.pid.as_raw_nonzero().get(),
                     uid: c.uid.as_raw(),
                     gid: c.gid.as_raw(),
@@ -253,7 +255,7 @@ impl Listener {
             Listener::Unix(l) => Ok((Sock::Unix(l.accept()?.0), None)),
             Listener::Tcp(l, config) => {
                 let (stream, _) = l.accept()?;
-                stream.set_nodelay(true)?;
+                prepare_tcp(&stream)?;
                 Ok((Sock::Tcp(stream), config.clone()))
             }
         }
@@ -265,6 +267,19 @@ impl Listener {
             Listener::Tcp(l, _) => l,
         }
     }
+}
+
+/// No delay for small writes; and the kernel finds out, without waking us, when the other machine has vanished.
+fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    let gone = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES;
+    let gone_ms = u32::try_from(gone.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, gone_ms)?;
+    Ok(())
 }
 
 /// Removes a socket file that nobody listens on; anything else at the path stays and `bind` will say so.

@@ -40,3 +40,13 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// A turn that took longer is worth a line in the log.
 pub const SLOW_TURN: Duration = Duration::from_millis(500);
+
+/// A TCP connection that was silent for this long is probed by the kernel.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Pause between two probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Probes without an answer after which the peer is gone. Data without an acknowledgement ends a connection after
+/// as long as idle time and probes together.
+pub const KEEPALIVE_PROBES: u32 = 4;
