@@ -93,7 +93,7 @@ pub struct Front {
     /// Connections to look at again, each once.
     changed: VecDeque<ConnId>,
     in_changed: BTreeSet<ConnId>,
-    /// HTTP connections on which another request may be waiting.
+    /// Connections on which another request or an event may be waiting.
     todo: VecDeque<ConnId>,
     timers: BTreeSet<(Time, ConnId)>,
     to_store: VecDeque<ToStore>,
@@ -328,8 +328,14 @@ impl Front {
             if let Some(output) = self.core.poll_output() {
                 self.perform(output, now);
             } else if let Some(id) = self.todo.pop_front() {
-                self.serve_http(id, now);
-                self.touch(id);
+                match self.links.get(&id) {
+                    Some(Link::Http(_)) => {
+                        self.serve_http(id, now);
+                        self.touch(id);
+                    }
+                    Some(Link::Wire(_)) => self.wire_events(id, now),
+                    None => {}
+                }
             } else {
                 return;
             }
@@ -368,7 +374,13 @@ impl Front {
         }
         let (wanted, current) = match self.links.get_mut(&id) {
             Some(Link::Http(link)) => (link.conn.poll_timeout(), &mut link.timer),
-            Some(Link::Wire(link)) => (link.conn.poll_timeout(), &mut link.timer),
+            Some(Link::Wire(link)) => {
+                if !link.queued {
+                    link.queued = true;
+                    self.todo.push_back(id);
+                }
+                (link.conn.poll_timeout(), &mut link.timer)
+            }
             None => return,
         };
         if wanted != *current {

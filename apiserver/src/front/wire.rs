@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub(super) conn: Conn,
     pub(super) timer: Option<Time>,
     pub(super) dead: bool,
+    /// It is on the list of connections with events.
+    pub(super) queued: bool,
     peer: Peer,
     hello: Hello,
     who: Option<Identity>,
@@ -44,6 +46,7 @@ impl Link {
             conn: Conn::accept(hello, Limits::default(), now.mono),
             timer: None,
             dead: false,
+            queued: false,
             peer,
             hello: Hello::default(),
             who: None,
@@ -88,6 +91,15 @@ impl Front {
                 &[("peer", &link.peer.address), ("daemon", &link.hello.daemon), ("err", &e)],
             );
             link.dead = true;
+        }
+        self.wire_events(id, now);
+    }
+
+    /// Handles what a connection has to tell. Sending and writing give events too (`Writable`), so that this is
+    /// called after everything that touches one.
+    pub(super) fn wire_events(&mut self, id: ConnId, now: Now) {
+        if let Some(link) = self.link(id) {
+            link.queued = false;
         }
         while let Some(event) = self.link(id).and_then(|link| link.conn.poll_event()) {
             self.wire_event(id, event, now);

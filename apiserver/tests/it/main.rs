@@ -1,4 +1,7 @@
-//! The API server's core driven from outside: requests in, answers out, over a store in memory.
+//! The API server driven from outside: the core by requests, the fronts by bytes, over a store in memory.
 
 mod basics;
+mod front;
 mod rig;
+mod streams;
+mod web;

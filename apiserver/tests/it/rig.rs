@@ -14,7 +14,7 @@ pub struct FakeStore {
     pub revision: u64,
     pub kvs: BTreeMap<Vec<u8>, store::KeyValue>,
     pub history: Vec<store::Event>,
-    watches: Vec<StoreTag>,
+    pub watches: Vec<StoreTag>,
     pub writes: Vec<store::Durability>,
 }
 
@@ -23,7 +23,11 @@ impl FakeStore {
         if end.is_empty() { key == from } else { key >= from && key < end }
     }
 
-    fn handle(&mut self, tag: StoreTag, request: store::Request) -> Vec<(StoreTag, store::Reply)> {
+    pub fn handle(
+        &mut self,
+        tag: StoreTag,
+        request: store::Request,
+    ) -> Vec<(StoreTag, store::Reply)> {
         match request {
             store::Request::Range(r) => {
                 let all: Vec<_> = self
