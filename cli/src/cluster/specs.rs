@@ -94,7 +94,8 @@ pub fn all(
         };
         let mut kubelet = identity("node");
         kubelet.extend([
-            ("--data-dir", path(layout.root().to_path_buf())),
+            ("--data-dir", path(layout.node(node))),
+            ("--images", path(layout.images())),
             ("--cgroup-root", format!("{}/{node}", layout.cgroup_root())),
             ("--cluster-dns", settings.cluster_dns.to_string()),
             ("--service-cidr", settings.service_cidr.clone()),
