@@ -61,10 +61,14 @@ impl Server {
         let resource = self.registry.resource(endpoint.resource);
         if r.verb == api::Verb::Get {
             let key = endpoint.key(&r.namespace, &r.name);
-            let object =
-                self.cache.table(resource.id).get(&key).ok_or_else(|| {
-                    Failure::not_found(&endpoint.group, &endpoint.plural, &r.name)
-                })?;
+            let Some(object) = self.cache.table(resource.id).get(&key) else {
+                let plural = match endpoint.plural.as_str() {
+                    "componentstatuses" => "componentstatus",
+                    other => other,
+                };
+                let f = Failure::not_found(&endpoint.group, plural, &r.name);
+                return Ok(crate::status::reply(&f, deprecations(endpoint)));
+            };
             let body = convert::body(object, resource, endpoint);
             return Ok(api::Reply::Object { code: 200, warnings: deprecations(endpoint), body });
         }
@@ -244,12 +248,13 @@ fn page(
 
 /// Warnings that come with every answer about a deprecated resource.
 pub(crate) fn deprecations(e: &Endpoint) -> Vec<String> {
-    if e.group.is_empty() && e.plural == "endpoints" {
-        return vec![
+    match (e.group.as_str(), e.plural.as_str()) {
+        ("", "endpoints") => vec![
             "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
-        ];
+        ],
+        ("", "componentstatuses") => vec!["v1 ComponentStatus is deprecated in v1.19+".into()],
+        _ => Vec::new(),
     }
-    Vec::new()
 }
 
 fn continue_token(revision: u64, key: &str) -> String {

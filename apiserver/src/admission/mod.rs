@@ -5,6 +5,7 @@
 //!
 //! References: plugin/pkg/admission.
 
+mod limit_ranger;
 mod namespace;
 mod pods;
 
@@ -27,7 +28,10 @@ impl Server {
         let _ = warnings;
         self.namespace_lifecycle(work, e, v)?;
         match (e.group.as_str(), e.kind.as_str()) {
-            ("", "Pod") => self.admit_pod(v)?,
+            ("", "Pod") => {
+                self.limit_defaults(v);
+                self.admit_pod(v)?;
+            }
             ("", "Namespace") => {
                 let name = object::name(v).to_owned();
                 object::set(v, &["metadata", "labels", "kubernetes.io/metadata.name"], name);
@@ -37,6 +41,9 @@ impl Server {
             ("", "PersistentVolumeClaim") => {
                 add_finalizer(v, "kubernetes.io/pvc-protection");
                 self.default_storage_class(v);
+            }
+            ("storage.k8s.io", "VolumeAttributesClass") => {
+                add_finalizer(v, "kubernetes.io/vac-protection");
             }
             ("certificates.k8s.io", "CertificateSigningRequest") => {
                 object::set(v, &["spec", "username"], work.who.user.clone());
@@ -82,6 +89,14 @@ impl Server {
             && let Some(new) = new
         {
             self.check_escalation(work, e, new, old)?;
+        }
+        if let (Some(new), true) = (new, e.group.is_empty() && work.request.subresource.is_empty())
+        {
+            match (e.kind.as_str(), old) {
+                ("Pod", None) => self.check_limits("pods", new)?,
+                ("PersistentVolumeClaim", _) => self.check_limits("persistentvolumeclaims", new)?,
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -82,7 +82,18 @@ pub fn reply(
     for text in warnings {
         head.push("Warning", &warning(text));
     }
+    if code >= 400
+        && let Some(s) = retry_after(&body)
+    {
+        head.push("Retry-After", &s.to_string());
+    }
     Rendered { head, body }
+}
+
+/// What a Status says of when to try again.
+fn retry_after(status: &Body) -> Option<u64> {
+    let value: Value = serde_json::from_slice(status).ok()?;
+    value["details"]["retryAfterSeconds"].as_u64()
 }
 
 fn encode(value: &Value, accepted: &Accepted) -> Body {
@@ -135,6 +146,11 @@ fn table(value: &Value, version: &str, include: Include, kind: &Kind, now: Wall)
     let gvk = kind.gvk();
     let row = |object: &Value| {
         let mut row = table::row(&gvk, object, now, include);
+        // List items say no kind, whole objects do.
+        if include == Include::Object && row["object"]["metadata"].is_object() {
+            row["object"]["apiVersion"] = gvk.api_version().into();
+            row["object"]["kind"] = gvk.kind.into();
+        }
         // A row's metadata has the version that was asked for.
         if include == Include::Metadata && !row["object"].is_null() {
             row["object"]["apiVersion"] = version.into();

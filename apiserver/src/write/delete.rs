@@ -20,6 +20,9 @@ use crate::status::{Failure, Result};
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
+const JOB_ORPHANS: &str = "child pods are preserved by default when jobs are deleted; set \
+propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
 /// A deletion of a collection under way.
 #[derive(Debug)]
 pub(crate) struct Collection {
@@ -46,6 +49,13 @@ impl Server {
         let change = plan_deletion(&endpoint, &old, &r.options, self.now.wall);
         let resource = self.registry.resource(endpoint.resource);
         let dry = r.options.dry_run;
+        let mut warnings = crate::read::deprecations(&endpoint);
+        if endpoint.kind == "Job"
+            && r.options.propagation_policy.is_none()
+            && r.options.orphan_dependents.is_none()
+        {
+            warnings.push(JOB_ORPHANS.into());
+        }
         let commit = |effect, done| {
             Planned::Commit(Box::new(Plan {
                 resource: endpoint.resource,
@@ -54,7 +64,7 @@ impl Server {
                 effect,
                 done,
                 also: Vec::new(),
-                warnings: Vec::new(),
+                warnings,
                 reserved: Reserved::default(),
             }))
         };

@@ -450,6 +450,16 @@ impl Server {
                     object::set(&mut new, &["status", "disruptionsAllowed"], allowed - 1);
                     let at = ["status", "disruptedPods", object::name(pod)];
                     object::set(&mut new, &at, self.now.wall.rfc3339());
+                    let (status, reason) = match allowed {
+                        1 => ("False", "InsufficientPods"),
+                        _ => ("True", "SufficientPods"),
+                    };
+                    set_condition(
+                        &mut new,
+                        json!({"type": "DisruptionAllowed", "status": status, "reason": reason,
+                            "observedGeneration": observed, "message": "",
+                            "lastTransitionTime": self.now.wall.rfc3339()}),
+                    );
                     let key = format!("{}/{name}", object::namespace(b));
                     return Ok(Some((id, key, *revision, new)));
                 }
