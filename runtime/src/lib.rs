@@ -19,4 +19,5 @@ mod seccomp;
 mod shim;
 mod state;
 pub mod sys;
+mod trash;
 mod users;

@@ -50,6 +50,8 @@ pub struct NewContainer {
     pub image_id: String,
     /// For its state.
     pub labels: BTreeMap<String, String>,
+    /// For its state.
+    pub created_ns: i64,
     /// Its folder on disk.
     pub dir: PathBuf,
     /// Its cgroup's folder.

@@ -4,7 +4,7 @@
 //! Calls block for milliseconds at most, except where said; all are safe to repeat after a crash.
 //! This file is the contract; the work is in `ops/` (caller's side) and `shim/`.
 
-use crate::{cgroup, ops, proto};
+use crate::{cgroup, ops, proto, trash};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -325,18 +325,20 @@ impl std::error::Error for Error {
 /// Result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The runtime over one state folder.
+/// The runtime over one state folder. Dropping it waits for files that are being deleted, and touches no sandbox.
 #[derive(Debug)]
 pub struct Runtime {
     /// As opened.
     pub config: RuntimeConfig,
     pub(crate) tree: cgroup::Tree,
+    pub(crate) trash: trash::Trash,
 }
 
 impl Runtime {
     /// Opens (and makes) the state folder; finds out what the host can do (see [`Runtime::conditions`]).
     pub fn open(config: RuntimeConfig) -> Result<Runtime> {
-        let runtime = Runtime { config, tree: cgroup::Tree::find()? };
+        let trash = trash::Trash::new(&config.root);
+        let runtime = Runtime { config, tree: cgroup::Tree::find()?, trash };
         ops::sandbox::open(&runtime)?;
         Ok(runtime)
     }
@@ -391,7 +393,7 @@ impl Runtime {
         ops::container::kill(self, sandbox, container, signal, all)
     }
 
-    /// Removes an ended container (kills it first with `force`); its log stays.
+    /// Removes an ended container (kills it first with `force`); its log stays. Its files are deleted in the background.
     pub fn remove_container(&self, sandbox: &str, container: &str, force: bool) -> Result<()> {
         ops::container::remove(self, sandbox, container, force)
     }
@@ -411,7 +413,7 @@ impl Runtime {
         ops::exec::exec(self, sandbox, config)
     }
 
-    /// Joins the container's own streams. An attacher that does not read a mebibyte is cut off.
+    /// Joins the container's own streams, also before its start. An attacher that does not read a mebibyte is cut off.
     pub fn attach(&self, sandbox: &str, container: &str, stdin: bool) -> Result<Streams> {
         ops::exec::attach(self, sandbox, container, stdin)
     }

@@ -3,13 +3,16 @@
 //! ```text
 //! ROOT/<sandbox>/config.json  sandbox as asked for      ns/{net,ipc,uts,pid}  pinned namespaces
 //!                sandbox.json as made                   shm/                  the shared /dev/shm
-//!                shim.sock, shim.log                    c/<container>/        config.json exec.json state.json
-//!                                                                             rootfs/ upper/ work/
+//!                shim.sock, shim.log                    c/<container>/        container.json, exited.json
+//!                rootfs/ (empty; each container's root                       upper/ work/
+//!                 is mounted there in its own namespace)
 //! ROOT/.locks/<sandbox>                                 one caller changes a sandbox at a time
+//! ROOT/.trash/                                          folders of removed containers until they are deleted
 //! ```
 
 use crate::limits;
-use crate::sandbox::{Error, Result};
+use crate::program::Process;
+use crate::sandbox::{ContainerConfig, Error, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +23,19 @@ pub struct SandboxRecord {
     pub cgroup: PathBuf,
     /// The shim's pid; believed only when the shim answers.
     pub shim_pid: u32,
+    /// Nanoseconds since 1970.
+    pub created_ns: i64,
+}
+
+/// A container as asked for, and what came of it: written once, before the shim makes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// As asked for.
+    pub config: ContainerConfig,
+    /// Its process, of which execs are variants.
+    pub process: Process,
+    /// Digest of its image.
+    pub image_id: String,
     /// Nanoseconds since 1970.
     pub created_ns: i64,
 }
@@ -64,6 +80,14 @@ impl Layout {
     pub fn containers(&self) -> PathBuf {
         self.dir.join("c")
     }
+    /// Where roots are mounted.
+    pub fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+    /// A container's record; damaged (its writer died) is as good as none.
+    pub fn container_record(&self, id: &str) -> Option<ContainerRecord> {
+        read_json(&self.container(id).join("container.json")).ok().flatten()
+    }
     /// Folder of one container.
     pub fn container(&self, id: &str) -> PathBuf {
         self.dir.join("c").join(id)
@@ -88,6 +112,14 @@ pub fn check_id(what: &str, id: &str) -> Result<()> {
 /// Error for a failed file operation.
 pub fn io(operation: &str, path: &Path, e: std::io::Error) -> Error {
     Error::Io(format!("{operation} {}: {e}", path.display()), e)
+}
+
+/// Removes a folder with all that is in it; none is no error.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path, e)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file so that a reader sees the old or the new one, never a part.

@@ -1,7 +1,8 @@
 //! Blobs, layers and names on disk.
 
 use super::{Image, reference};
-use crate::sandbox::{ContainerConfig, Error, Result};
+use crate::sandbox::{Error, Result};
+use crate::state::ContainerRecord;
 use crate::{limits, state};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -288,7 +289,7 @@ impl Store {
     }
 
     // Containers of all known runtimes that were made from this image: "sandbox/container".
-    fn users(&self, index: &Index, id: &str) -> Vec<String> {
+    fn users(&self, id: &str) -> Vec<String> {
         let mut out = Vec::new();
         let folders = |p: &Path| -> Vec<PathBuf> {
             std::fs::read_dir(p)
@@ -298,10 +299,10 @@ impl Store {
         for runtime in folders(&self.root.join("runtimes")) {
             for sandbox in folders(&runtime) {
                 for container in folders(&sandbox.join("c")) {
-                    let config =
-                        state::read_json::<ContainerConfig>(&container.join("config.json"));
-                    if let Ok(Some(c)) = config
-                        && self.find(index, &c.image).is_ok_and(|used| used == id)
+                    let record =
+                        state::read_json::<ContainerRecord>(&container.join("container.json"));
+                    if let Ok(Some(c)) = record
+                        && c.image_id == id
                     {
                         let name = |p: &Path| {
                             p.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -329,7 +330,7 @@ impl Store {
             // Its only name, or by id: the image goes.
             Some(_) | None => {}
         }
-        let users = self.users(&index, &id);
+        let users = self.users(&id);
         if !users.is_empty() {
             return Err(Error::Invalid(format!(
                 "image {wanted:?} is used by container {}: remove that first",

@@ -9,9 +9,9 @@ use crate::sandbox::{
     ContainerConfig, ContainerState, Error, Mount, Namespace, Resources, Result, Runtime,
     SandboxConfig, Stats,
 };
-use crate::state::{self, Layout, SandboxRecord};
-use crate::users;
+use crate::state::{self, ContainerRecord, Layout, SandboxRecord};
 use crate::{caps, cgroup, devices, image, limits, seccomp};
+use crate::{sys, users};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -47,7 +47,7 @@ pub fn create(
     }
     let layout = layout(runtime, sandbox)?;
     let (sandbox_config, record) = records(&layout, sandbox)?;
-    if let Some(there) = already(&layout, sandbox, config)? {
+    if let Some(there) = already(runtime, &layout, sandbox, config)? {
         return Ok(there);
     }
     let prepared = image::prepare(&runtime.config.images, &config.image)?;
@@ -83,7 +83,7 @@ pub fn create(
     let source_is_dir = source_kinds(&config.mounts, &walk.slots[first_mount..]);
     let source_is_dir = walk.check(source_is_dir)?;
     let host_devices = if config.privileged { host_devices() } else { Vec::new() };
-    let root_at = dir.join("rootfs");
+    let root_at = layout.rootfs();
     let r = container::program(
         config,
         &Facts {
@@ -105,9 +105,15 @@ pub fn create(
         },
     );
     let program = walk.check(r)?;
-    let r = serde_json::to_vec(&program.process)
-        .map_err(|e| Error::Invalid(format!("encode the process: {e}")));
-    let process = walk.check(r)?;
+    let created_ns = sys::wall_ns();
+    let r = serde_json::to_vec(&ContainerRecord {
+        config: config.clone(),
+        process: program.process.clone(),
+        image_id: prepared.id.clone(),
+        created_ns,
+    })
+    .map_err(|e| Error::Invalid(format!("encode the container: {e}")));
+    let encoded = walk.check(r)?;
     let stdio = match terminal {
         Some(tree) => Stdio::Terminal { master: tree + 1, slave: tree + 2 },
         None => Stdio::Logged { stdin: config.stdin },
@@ -116,6 +122,7 @@ pub fn create(
         id: config.id.clone(),
         image_id: prepared.id,
         labels: config.labels.clone(),
+        created_ns,
         dir: dir.clone(),
         cgroup: group,
         stdio,
@@ -126,7 +133,7 @@ pub fn create(
         program,
     }));
     let reply = walk.take(vec![
-        Step::WriteFile(dir.join("exec.json"), process),
+        Step::WriteFile(dir.join("container.json"), encoded),
         Step::Ask {
             socket: layout.socket(),
             request: Box::new(request),
@@ -148,6 +155,7 @@ pub fn create(
 
 // A container of this id: the same again is given back, what a dead caller left half-made is cleared.
 fn already(
+    runtime: &Runtime,
     layout: &Layout,
     sandbox: &str,
     config: &ContainerConfig,
@@ -156,7 +164,7 @@ fn already(
     if !dir.exists() {
         return Ok(None);
     }
-    let there = state::read_json::<ContainerConfig>(&dir.join("config.json")).ok().flatten();
+    let there = layout.container_record(&config.id).map(|r| r.config);
     let known = match ask_living(layout, sandbox, &Request::State)?.0 {
         Reply::State { containers, .. } => containers.into_iter().find(|c| c.id == config.id),
         _ => None,
@@ -169,7 +177,7 @@ fn already(
             config.id
         ))),
         (None, _) => {
-            clear(layout, sandbox, &config.id)?;
+            clear(runtime, layout, sandbox, &config.id)?;
             Ok(None)
         }
     }
@@ -182,15 +190,11 @@ fn folders(
     dir: &Path,
     group: &Path,
 ) -> Result<Vec<Step>> {
-    let encoded = serde_json::to_vec(config)
-        .map_err(|e| Error::Invalid(format!("encode the container: {e}")))?;
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     let mut steps = vec![
         Step::MakeDir(dir.to_owned()),
-        Step::WriteFile(dir.join("config.json"), encoded),
         Step::MakeDir(upper.clone()),
         Step::MakeDir(work.clone()),
-        Step::MakeDir(dir.join("rootfs")),
         Step::MakeCgroup(group.to_owned()),
         Step::SetLimits(group.to_owned(), runtime.tree.limits(&config.resources)),
     ];
@@ -313,21 +317,17 @@ pub fn remove(runtime: &Runtime, sandbox: &str, id: &str, force: bool) -> Result
         Err(Error::NotFound(_)) => {}
         Err(e) => return Err(e),
     }
-    clear(&layout, sandbox, id)
+    clear(runtime, &layout, sandbox, id)
 }
 
-fn clear(layout: &Layout, sandbox: &str, id: &str) -> Result<()> {
+fn clear(runtime: &Runtime, layout: &Layout, sandbox: &str, id: &str) -> Result<()> {
     let (_, record) = match records(layout, sandbox) {
         Ok(r) => r,
         Err(Error::NotFound(_)) => return Ok(()),
         Err(e) => return Err(e),
     };
     cgroup::destroy(&group(&record, id))?;
-    let dir = layout.container(id);
-    match std::fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(state::io("remove", &dir, e)),
-        _ => Ok(()),
-    }
+    runtime.trash.put(&layout.container(id))
 }
 
 /// See [`Runtime::update_container`].
@@ -363,7 +363,9 @@ pub fn stats(runtime: &Runtime, sandbox: &str, container: Option<&str>) -> Resul
 /// The process of a container as it was planned, for execs.
 pub fn own_process(layout: &Layout, id: &str) -> Result<Process> {
     state::check_id("container", id)?;
-    state::read_json(&layout.container(id).join("exec.json"))?
+    layout
+        .container_record(id)
+        .map(|r| r.process)
         .ok_or_else(|| Error::NotFound(format!("no container {id}")))
 }
 
@@ -383,6 +385,7 @@ pub fn whole_plan(config: &ContainerConfig, runtime: &Runtime) -> Result<Vec<Ste
         id: config.id.clone(),
         image_id: String::new(),
         labels: Default::default(),
+        created_ns: 0,
         dir: dir.into(),
         cgroup: group,
         stdio: Stdio::Logged { stdin: false },

@@ -4,8 +4,7 @@ use super::{ask, layout, lock};
 use crate::plan::{Linux, Step, Walk};
 use crate::proto::{Reply, Request};
 use crate::sandbox::{
-    ContainerConfig, ContainerState, ContainerStatus, Error, Namespace, Result, Runtime,
-    SandboxConfig, SandboxState,
+    ContainerState, ContainerStatus, Error, Namespace, Result, Runtime, SandboxConfig, SandboxState,
 };
 use crate::state::{self, Layout, SandboxRecord};
 use crate::{cgroup, image, shim, sys};
@@ -21,6 +20,7 @@ const SHIM_LEAF: &str = "@shim";
 pub fn open(runtime: &Runtime) -> Result<()> {
     let locks = runtime.config.root.join(".locks");
     std::fs::create_dir_all(&locks).map_err(|e| state::io("make", &locks, e))?;
+    runtime.trash.open()?;
     image::register_runtime(&runtime.config.images, &runtime.config.root)
 }
 
@@ -58,6 +58,7 @@ pub fn plan(
         Step::MakeDir(layout.dir.clone()),
         Step::WriteFile(layout.config(), serde_json::to_vec(config).map_err(encode)?),
         Step::MakeDir(layout.containers()),
+        Step::MakeDir(layout.rootfs()),
         Step::MakeCgroup(group.to_owned()),
         Step::SetLimits(group.to_owned(), runtime.tree.limits(&config.resources)),
         Step::MakeCgroup(leaf.clone()),
@@ -195,27 +196,25 @@ fn bury(record: &SandboxRecord, layout: &Layout) -> Result<Vec<ContainerState>> 
     cgroup::kill(&record.cgroup)?;
     let mut out = Vec::new();
     for id in ids(&layout.containers())? {
-        let dir = layout.container(&id);
-        let config = state::read_json::<ContainerConfig>(&dir.join("config.json"))?;
-        let Some(config) = config else { continue };
-        let known = state::read_json::<ContainerState>(&dir.join("state.json"))?;
-        let mut s = known.unwrap_or(ContainerState {
+        let Some(record) = layout.container_record(&id) else { continue };
+        let exited = layout.container(&id).join("exited.json");
+        if let Ok(Some(s)) = state::read_json::<ContainerState>(&exited) {
+            out.push(s);
+            continue;
+        }
+        let signal = libc::SIGKILL;
+        let s = ContainerState {
             id: id.clone(),
             pid: 0,
-            status: ContainerStatus::Created,
-            created_ns: 0,
-            started_ns: 0,
-            finished_ns: 0,
-            image_id: String::new(),
-            labels: config.labels,
-        });
-        if !matches!(s.status, ContainerStatus::Exited { .. }) {
-            let signal = libc::SIGKILL;
-            s.status = ContainerStatus::Exited { code: 128 + signal, signal, oom_killed: false };
-            s.pid = 0;
-            s.finished_ns = sys::wall_ns();
-            state::write_json(&dir.join("state.json"), &s)?;
-        }
+            status: ContainerStatus::Exited { code: 128 + signal, signal, oom_killed: false },
+            created_ns: record.created_ns,
+            // Only the shim knew better.
+            started_ns: record.created_ns,
+            finished_ns: sys::wall_ns(),
+            image_id: record.image_id,
+            labels: record.config.labels,
+        };
+        state::write_json(&exited, &s)?;
         out.push(s);
     }
     Ok(out)
@@ -245,10 +244,5 @@ fn destroy(runtime: &Runtime, layout: &Layout) -> Result<()> {
     for at in mounts.iter().chain([&layout.shm()]) {
         crate::plan::Kernel::unmount(&mut kernel, at)?;
     }
-    match std::fs::remove_dir_all(&layout.dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(state::io("remove", &layout.dir, e))
-        }
-        _ => Ok(()),
-    }
+    runtime.trash.put(&layout.dir)
 }

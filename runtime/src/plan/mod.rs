@@ -133,11 +133,10 @@ impl<'k, K: Kernel> Walk<'k, K> {
                 Err(e) => {
                     // A shim that failed half-way may have pinned namespaces already; one that did not answer in time may
                     // have done what it was asked.
-                    let half = match (&step, &e) {
-                        (Step::LaunchShim { .. }, _) => true,
-                        (Step::Ask { .. }, Error::Io(..)) => true,
-                        _ => false,
-                    };
+                    let half = matches!(
+                        (&step, &e),
+                        (Step::LaunchShim { .. }, _) | (Step::Ask { .. }, Error::Io(..))
+                    );
                     if half {
                         self.done.push(step);
                     }

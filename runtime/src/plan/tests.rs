@@ -156,7 +156,8 @@ fn runtime() -> Runtime {
         cgroup_parent: "p".into(),
     };
     let controllers = vec!["cpu".into(), "memory".into(), "pids".into()];
-    Runtime { config, tree: Tree { mount: "/cg".into(), controllers } }
+    let trash = crate::trash::Trash::new(&config.root);
+    Runtime { config, tree: Tree { mount: "/cg".into(), controllers }, trash }
 }
 
 fn sandbox_plan() -> Vec<Step> {

@@ -1,11 +1,11 @@
 //! One container (and one exec) as the shim holds it: process, streams, log, attachers, state on disk.
 
 use super::log::{Lines, LogFile, Stream};
+use crate::cgroup;
 use crate::program::Program;
 use crate::proto::Reply;
 use crate::sandbox::{ContainerState, ContainerStatus};
 use crate::sys::{self, process::Spawned};
-use crate::{cgroup, state};
 use pintle_base::Wall;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -62,10 +62,14 @@ impl Container {
         !matches!(self.state.status, ContainerStatus::Exited { .. })
     }
 
-    /// Writes its state to disk.
-    pub fn save(&self) {
-        if let Err(e) = state::write_json(&self.dir.join("state.json"), &self.state) {
-            eprintln!("container {}: {e}", self.state.id);
+    /// Writes its end to disk, for when the shim is not there to ask. A half-written one is taken for a kill.
+    pub fn save_exit(&self) {
+        let path = self.dir.join("exited.json");
+        let written = serde_json::to_vec(&self.state)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| std::fs::write(&path, bytes));
+        if let Err(e) = written {
+            eprintln!("container {}: write {}: {e}", self.state.id, path.display());
         }
     }
 

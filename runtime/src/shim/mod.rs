@@ -351,7 +351,7 @@ impl Shim {
         c.ended(code, signal);
         let Some(c) = self.containers.get_mut(id) else { return };
         let (state, removers) = (c.state.clone(), std::mem::take(&mut c.removers));
-        c.save();
+        c.save_exit();
         self.publish(&ShimEvent::Exited(state));
         if !removers.is_empty() {
             self.forget(id);

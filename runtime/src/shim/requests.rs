@@ -121,7 +121,7 @@ impl Shim {
             id: new.id.clone(),
             pid: spawned.pid,
             status: ContainerStatus::Created,
-            created_ns: sys::wall_ns(),
+            created_ns: new.created_ns,
             started_ns: 0,
             finished_ns: 0,
             image_id: new.image_id,
@@ -199,10 +199,7 @@ impl Shim {
             Of::Container(id) => {
                 let Some(c) = self.containers.get_mut(id) else { return };
                 let reply = match (at, &c.go) {
-                    (phase::READY, _) => {
-                        c.save();
-                        Reply::Container(c.state.clone())
-                    }
+                    (phase::READY, _) => Reply::Container(c.state.clone()),
                     (_, Some(_)) => {
                         c.failed = Some(c.failure(at, errno));
                         return;
@@ -237,7 +234,6 @@ impl Shim {
                 c.state.status = ContainerStatus::Running;
                 c.state.started_ns = sys::wall_ns();
                 c.program = None;
-                c.save();
                 let (token, state) = (c.waiting.take(), c.state.clone());
                 if let Some(token) = token {
                     self.reply(token, &Reply::Container(state), &[]);
@@ -341,7 +337,10 @@ impl Shim {
     }
 
     fn attach(&mut self, id: &str, stdin: bool) -> Answer {
-        let c = self.running(id)?;
+        let c = self.container(id)?;
+        if let ContainerStatus::Exited { code, .. } = c.state.status {
+            return Err(Error::Invalid(format!("container {id} has ended with code {code}")));
+        }
         let mut fds = Vec::new();
         let mut came = [false; 3];
         if stdin && let Some(input) = &c.stdin {

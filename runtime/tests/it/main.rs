@@ -2,10 +2,11 @@
 //! process or file behind.
 //!
 //! There is no libtest harness, because this binary is also the shim of its own tests (`it shim ROOT ID`). It takes the
-//! arguments that `cargo test` and `cargo nextest` pass: filters, `--list`, `--exact`.
+//! arguments that `cargo test` and `cargo nextest` pass: filters, `--list`, `--exact`; `it measure` prints figures.
 
 mod containers;
 mod host;
+mod measure;
 mod recovery;
 mod streams;
 
@@ -15,6 +16,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|a| a == "shim") {
         std::process::exit(pintle_runtime::sandbox::shim_main(&args[1..]));
+    }
+    if args.first().is_some_and(|a| a == "measure") {
+        host::require();
+        return measure::run();
     }
     let flag = |f: &str| args.iter().any(|a| a == f);
     let filters: Vec<&String> =
