@@ -2,6 +2,7 @@
 
 mod basics;
 mod front;
+mod props;
 mod rig;
 mod streams;
 mod web;

@@ -214,6 +214,17 @@ impl Rig {
         panic!("server and store never come to rest");
     }
 
+    /// The store forgets its watches, as when the connection ends.
+    pub fn forget_watches(&mut self) {
+        self.store.watches.clear();
+    }
+
+    /// Answers of the store that were held back are lost.
+    pub fn drop_held(&mut self) {
+        self.held.clear();
+        self.store.watches.clear();
+    }
+
     /// Moves both clocks.
     pub fn pass(&mut self, by: Duration) {
         self.now.mono += by;
