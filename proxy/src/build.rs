@@ -3,13 +3,13 @@
 //! The chains and their names are kube-proxy's, so that what operators know of `iptables -L` stays true:
 //! KUBE-SERVICES leads by destination to KUBE-SVC-* (all endpoints), KUBE-SVL-* (this node's) or KUBE-EXT-* (traffic
 //! from outside), those by chance to KUBE-SEP-* (one endpoint, DNAT). Differences: PINTLE-EGRESS masquerades what pods
-//! send out of the pod network; above [`FLAT_ENTRIES_MAX`] addresses KUBE-SERVICES is a tree.
+//! send out of the pod network; with many addresses KUBE-SERVICES is a tree (see [`crate::assembly`]).
 //!
 //! Reference: kubernetes/kubernetes pkg/proxy/iptables/proxier.go and pkg/proxy/topology.go.
 
-use crate::limits::{CHAIN_NAME_BYTES_MAX, FLAT_ENTRIES_MAX};
-use crate::model::{Cidr, Endpoint, Node, Protocol, Service, ServicePort, Slices, bits};
-use crate::ruleset::{Hook, Match, Name, Rule, RuleSet, Table, Target};
+use crate::limits::CHAIN_NAME_BYTES_MAX;
+use crate::model::{Cidr, Endpoint, Node, Protocol, Service, ServicePort, Slices};
+use crate::ruleset::{Hook, Match, Name, Rule, Table, Target};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,17 +32,17 @@ pub struct Config {
 
 /// One way by which packets reach a service: in which table, who matches, where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    table: Table,
+pub(crate) struct Entry {
+    pub(crate) table: Table,
     /// Chain at whose place the entry stands.
-    root: &'static str,
-    at: At,
-    rule: Rule,
+    pub(crate) root: &'static str,
+    pub(crate) at: At,
+    pub(crate) rule: Rule,
 }
 
 /// Where a packet goes to, as far as entries are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum At {
+pub(crate) enum At {
     Address(IpAddr),
     NodePort(Protocol, u16),
 }
@@ -50,8 +50,8 @@ enum At {
 /// The rules of one service, before they are put together. Kept by the proxy for services that did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceRules {
-    chains: Vec<(Table, Name, Arc<Vec<Rule>>)>,
-    entries: Vec<Entry>,
+    pub(crate) chains: Vec<(Table, Name, Arc<Vec<Rule>>)>,
+    pub(crate) entries: Vec<Entry>,
     /// UDP destinations and the endpoints that may answer for them (see [`Flows`]).
     pub flows: Vec<Flows>,
 }
@@ -146,7 +146,7 @@ fn hints<'a>(ready: impl Iterator<Item = &'a Endpoint> + Clone, node: &Node) -> 
 }
 
 /// `KUBE-SVC-` and the like with 16 characters of base32(sha256(parts)), as kube-proxy names its chains.
-fn chain_name(prefix: &str, parts: &[&str]) -> Name {
+pub(crate) fn chain_name(prefix: &str, parts: &[&str]) -> Name {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let mut hash = Sha256::new();
     for part in parts {
@@ -442,10 +442,10 @@ impl PortBuilder<'_> {
     }
 }
 
-const SERVICES: &str = "KUBE-SERVICES";
-const EXTERNAL: &str = "KUBE-EXTERNAL-SERVICES";
-const NODE_PORTS: &str = "KUBE-NODEPORTS";
-const FIREWALL: &str = "KUBE-PROXY-FIREWALL";
+pub(crate) const SERVICES: &str = "KUBE-SERVICES";
+pub(crate) const EXTERNAL: &str = "KUBE-EXTERNAL-SERVICES";
+pub(crate) const NODE_PORTS: &str = "KUBE-NODEPORTS";
+pub(crate) const FIREWALL: &str = "KUBE-PROXY-FIREWALL";
 
 fn mark_masquerade() -> Name {
     // One string for the whole process: there is one such rule an endpoint.
@@ -474,134 +474,19 @@ pub fn service_rules(
     out
 }
 
-/// Puts the rules of all services and those of the node together.
-pub fn assemble<'a>(
-    config: &Config,
-    node: &Node,
-    services: impl Iterator<Item = &'a ServiceRules>,
-    v4: bool,
-) -> RuleSet {
-    let mut set = RuleSet::default();
-    let mut entries: BTreeMap<(Table, &'static str), Vec<&Entry>> = BTreeMap::new();
-    for service in services {
-        for (table, name, rules) in &service.chains {
-            set.chains.insert((*table, Arc::clone(name)), Arc::clone(rules));
-        }
-        for entry in &service.entries {
-            entries.entry((entry.table, entry.root)).or_default().push(entry);
-        }
-    }
-    for (table, root) in [
-        (Table::Nat, SERVICES),
-        (Table::Nat, NODE_PORTS),
-        (Table::Filter, SERVICES),
-        (Table::Filter, EXTERNAL),
-        (Table::Filter, FIREWALL),
-    ] {
-        let list = entries.remove(&(table, root)).unwrap_or_default();
-        let mut rules = dispatch(&mut set, table, list);
-        if (table, root) == (Table::Nat, SERVICES) {
-            let last = Target::Jump(NODE_PORTS.into());
-            rules.push(Rule::new(vec![Match::DestinationLocal], last));
-        }
-        set.chain(table, root.into(), rules);
-    }
-    debug_assert!(entries.is_empty());
-    node_chains(config, node, v4, &mut set);
-    set.hooks = hooks();
-    set
-}
-
-/// One rule after the other, or above [`FLAT_ENTRIES_MAX`] a tree of chains by address prefix or port range.
-fn dispatch(set: &mut RuleSet, table: Table, entries: Vec<&Entry>) -> Vec<Rule> {
-    let mut entries = entries;
-    entries.sort_by_key(|e| e.at);
-    if entries.len() <= FLAT_ENTRIES_MAX {
-        return entries.into_iter().map(|e| e.rule.clone()).collect();
-    }
-    let mut groups: BTreeMap<Group, Vec<Rule>> = BTreeMap::new();
-    for e in entries {
-        groups.entry(Group::of(e.at, 8)).or_default().push(e.rule.clone());
-    }
-    let leaves = store_groups(set, table, groups);
-    if leaves.len() <= FLAT_ENTRIES_MAX {
-        return leaves.into_iter().map(|(_, rule)| rule).collect();
-    }
-    let mut groups: BTreeMap<Group, Vec<Rule>> = BTreeMap::new();
-    for (group, rule) in leaves {
-        groups.entry(group.wider(12)).or_default().push(rule);
-    }
-    store_groups(set, table, groups).into_iter().map(|(_, rule)| rule).collect()
-}
-
-/// Destinations that share a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Group {
-    Net(Cidr),
-    Ports(Protocol, u16, u16),
-}
-
-impl Group {
-    fn of(at: At, free_bits: u8) -> Group {
-        match at {
-            At::Address(a) => Group::Net(Cidr::new(a, bits(a) - free_bits)),
-            At::NodePort(protocol, port) => {
-                let low = port >> free_bits << free_bits;
-                Group::Ports(protocol, low, low | ((1 << free_bits) - 1))
-            }
-        }
-    }
-
-    fn wider(self, free_bits: u8) -> Group {
-        match self {
-            Group::Net(c) => Group::of(At::Address(c.address), free_bits),
-            Group::Ports(protocol, low, _) => Group::of(At::NodePort(protocol, low), free_bits),
-        }
-    }
-
-    fn name(self) -> Name {
-        match self {
-            Group::Net(Cidr { address: IpAddr::V4(a), prefix }) => {
-                format!("KUBE-IPS-{:08X}-{prefix}", a.to_bits()).into()
-            }
-            Group::Net(c) => chain_name("KUBE-IPS-", &[&c.to_string()]),
-            Group::Ports(p, low, high) => format!("KUBE-NP-{}-{low}-{high}", p.as_str()).into(),
-        }
-    }
-
-    fn matches(self) -> Vec<Match> {
-        match self {
-            Group::Net(c) => vec![Match::Destination(c, false)],
-            Group::Ports(p, low, high) => vec![Match::Protocol(p), Match::Ports(low, high)],
-        }
-    }
-}
-
-fn store_groups(
-    set: &mut RuleSet,
-    table: Table,
-    groups: BTreeMap<Group, Vec<Rule>>,
-) -> Vec<(Group, Rule)> {
-    let mut jumps = Vec::with_capacity(groups.len());
-    for (group, rules) in groups {
-        let name = group.name();
-        jumps.push((group, Rule::new(group.matches(), Target::Jump(Arc::clone(&name)))));
-        set.chain(table, name, rules);
-    }
-    jumps
-}
-
 /// Chains that do not depend on services.
-fn node_chains(config: &Config, node: &Node, v4: bool, set: &mut RuleSet) {
+pub(crate) fn node_chains(config: &Config, node: &Node, v4: bool) -> Vec<(Table, Name, Vec<Rule>)> {
+    let mut set: Vec<(Table, Name, Vec<Rule>)> = Vec::new();
+    let mut chain = |table, name: Name, rules| set.push((table, name, rules));
     let family = |c: &&Cidr| c.address.is_ipv4() == v4;
     let pods = config.cluster_cidrs.iter().find(family).copied();
     let when = |m: Match, target| Rule::new(vec![m], target);
-    set.chain(
+    chain(
         Table::Nat,
         mark_masquerade(),
         vec![Rule::new(Vec::new(), Target::SetMark(MASQUERADE_MARK))],
     );
-    set.chain(
+    chain(
         Table::Nat,
         "KUBE-POSTROUTING".into(),
         vec![
@@ -630,7 +515,7 @@ fn node_chains(config: &Config, node: &Node, v4: bool, set: &mut RuleSet) {
             egress.push(Rule::new(leaving, Target::Masquerade));
         }
     }
-    set.chain(Table::Nat, "PINTLE-EGRESS".into(), egress);
+    chain(Table::Nat, "PINTLE-EGRESS".into(), egress);
     let mut forward = vec![
         // A packet that conntrack cannot place would leave with an address that nobody translated.
         when(Match::State("INVALID", false), Target::Drop),
@@ -644,7 +529,7 @@ fn node_chains(config: &Config, node: &Node, v4: bool, set: &mut RuleSet) {
     for net in config.masquerade_cidrs.iter().filter(family) {
         forward.push(when(Match::Source(*net, false), Target::Accept));
     }
-    set.chain(Table::Filter, "KUBE-FORWARD".into(), forward);
+    chain(Table::Filter, "KUBE-FORWARD".into(), forward);
     let mut guard = Vec::new();
     if v4 {
         // Node ports answer on 127.0.0.1, for which the kernel routes loopback addresses (route_localnet); this
@@ -660,12 +545,13 @@ fn node_chains(config: &Config, node: &Node, v4: bool, set: &mut RuleSet) {
             Target::Drop,
         ));
     }
-    set.chain(Table::Filter, "KUBE-FIREWALL".into(), guard);
+    chain(Table::Filter, "KUBE-FIREWALL".into(), guard);
+    set
 }
 
 /// How packets get to our chains. They are inserted at the top one after the other: the last of a built-in chain
 /// stands first.
-fn hooks() -> Vec<Hook> {
+pub(crate) fn hooks() -> Vec<Hook> {
     let to = |table, chain, target: &str, new_only: bool| {
         let matches = if new_only { vec![Match::State("NEW", false)] } else { Vec::new() };
         let comment: Arc<str> = "pintle".into();

@@ -5,10 +5,11 @@
 //! meanwhile go together into the next one. After a failure it looks again, so that whatever somebody else did to
 //! the tables is healed by the next apply. Rules outlive the proxy: nothing is removed at its end or start.
 
-use crate::build::{Config, Flows, ServiceRules, assemble, service_rules};
+use crate::assembly::Assembly;
+use crate::build::{Config, Flows, ServiceRules, service_rules};
 use crate::limits::{RETRY_MS_MAX, RETRY_MS_MIN};
 use crate::model::{Cidr, Node, Service, Slice, Slices};
-use crate::ruleset::{Found, RuleSet, transaction};
+use crate::ruleset::{Found, RuleSet, difference, reconcile};
 use pintle_base::{Now, Time, log};
 use pintle_client::{Caches, Daemon, Event, Outbox, WatchSpec};
 use serde_json::Value;
@@ -64,7 +65,7 @@ enum Phase {
     Unknown,
     /// The shell is looking.
     Looking,
-    /// `installed` is what the tables hold, but for what `found` says.
+    /// The tables hold what was applied last, or what the look found.
     Ready,
     /// The shell is applying.
     Applying,
@@ -73,12 +74,8 @@ enum Phase {
 /// One address family's rules.
 struct Family {
     v4: bool,
-    /// Per service, in step with `Proxy::services`.
-    rules: BTreeMap<String, ServiceRules>,
-    installed: RuleSet,
-    /// What is being applied.
-    pending: RuleSet,
-    /// Set after a look: `installed` is not known rule by rule.
+    rules: Assembly,
+    /// Set by a look, until the next apply: the kernel's tables are not known rule by rule.
     found: Option<Found>,
 }
 
@@ -112,21 +109,17 @@ impl Proxy {
         let mut v4: Vec<bool> = config.cluster_cidrs.iter().map(|c| c.address.is_ipv4()).collect();
         v4.sort_unstable();
         v4.dedup();
-        let family = |v4| Family {
-            v4,
-            rules: BTreeMap::new(),
-            installed: RuleSet::default(),
-            pending: RuleSet::default(),
-            found: None,
-        };
+        let node = Node { name: node.to_owned(), ..Node::default() };
+        let family = |v4| Family { v4, rules: Assembly::new(&config, &node, v4), found: None };
+        let families = v4.into_iter().rev().map(family).collect();
         Proxy {
             config,
-            node: Node { name: node.to_owned(), ..Node::default() },
+            node,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             slice_owner: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            families: v4.into_iter().rev().map(family).collect(),
+            families,
             routes: BTreeMap::new(),
             pending_routes: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -145,9 +138,9 @@ impl Proxy {
         self.applied
     }
 
-    /// The rule set that is installed (or was, before somebody else touched it).
-    pub fn installed(&self, v4: bool) -> Option<&RuleSet> {
-        self.families.iter().find(|f| f.v4 == v4).map(|f| &f.installed)
+    /// The rule set of a family as it was last applied, or is being applied.
+    pub fn rules(&self, v4: bool) -> Option<&RuleSet> {
+        self.families.iter().find(|f| f.v4 == v4).map(|f| f.rules.rules())
     }
 
     fn service_changed(&mut self, key: &str, new: Option<&Value>) {
@@ -200,6 +193,9 @@ impl Proxy {
                 self.dirty.extend(self.services.keys().cloned());
             }
             self.node = node.clone();
+            for family in &mut self.families {
+                family.rules.set_node(&self.config, &self.node, family.v4);
+            }
         }
         self.nodes.insert(key.to_owned(), node);
         self.changed = true;
@@ -211,20 +207,17 @@ impl Proxy {
         for key in std::mem::take(&mut self.dirty) {
             let slices = self.slices.get(&key).unwrap_or(&none);
             for family in &mut self.families {
-                let new = match self.services.get(&key) {
-                    Some(s) => service_rules(&self.config, &self.node, s, slices, family.v4),
-                    None => ServiceRules::default(),
-                };
-                let old = family.rules.remove(&key).unwrap_or_default();
-                if old == new {
-                    family.rules.insert(key.clone(), old);
+                let service = self.services.get(&key);
+                let new =
+                    service.map(|s| service_rules(&self.config, &self.node, s, slices, family.v4));
+                let old = family.rules.service(&key);
+                if old == new.as_ref() {
                     continue;
                 }
                 self.changed = true;
-                note_stale(&mut self.flows, &old.flows, &new.flows);
-                if self.services.contains_key(&key) {
-                    family.rules.insert(key.clone(), new);
-                }
+                let flows = |r: Option<&ServiceRules>| r.map_or(&[][..], |r| &r.flows).to_vec();
+                note_stale(&mut self.flows, &flows(old), &flows(new.as_ref()));
+                family.rules.set_service(&key, new);
             }
         }
     }
@@ -280,15 +273,18 @@ impl Proxy {
     fn plan(&mut self) -> Apply {
         let mut apply = Apply::default();
         for family in &mut self.families {
-            let services = family.rules.values();
-            family.pending = assemble(&self.config, &self.node, services, family.v4);
-            let text = transaction(&family.installed, &family.pending, family.found.as_ref());
+            family.rules.settle();
+            let touched = family.rules.take_touched();
+            let text = match &family.found {
+                Some(found) => reconcile(family.rules.rules(), found),
+                None => difference(family.rules.rules(), touched.iter()),
+            };
             if !text.is_empty() {
                 apply.rules.push((family.v4, text));
             }
             if family.found.is_some() {
                 // What happened to flows while no proxy ran is not known: look at all.
-                apply.flows.extend(family.rules.values().flat_map(|r| r.flows.iter().cloned()));
+                apply.flows.extend(family.rules.services().flat_map(|r| r.flows.iter().cloned()));
             }
         }
         apply.flows.append(&mut self.flows);
@@ -333,7 +329,6 @@ impl Proxy {
             return;
         }
         for family in &mut self.families {
-            family.installed = std::mem::take(&mut family.pending);
             family.found = None;
         }
         self.routes = std::mem::take(&mut self.pending_routes);
@@ -419,5 +414,159 @@ impl Daemon for Proxy {
 
     fn poll_timeout(&self) -> Option<Time> {
         self.retry_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pintle_client::Object;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Time(ms * 1_000_000), ..Now::default() }
+    }
+
+    fn proxy() -> Proxy {
+        Proxy::new(
+            "n1",
+            Config {
+                cluster_cidrs: vec![Cidr::parse("10.244.0.0/16").expect("network")],
+                local_vips: Vec::new(),
+                masquerade_cidrs: Vec::new(),
+            },
+        )
+    }
+
+    fn tell(p: &mut Proxy, event: Event) {
+        p.handle(event, &Caches::default(), at(0), &mut Outbox::default());
+    }
+
+    fn change(p: &mut Proxy, spec: usize, key: &str, value: Value) {
+        let new = Some(Object { value: Arc::new(value), revision: 1 });
+        tell(p, Event::Changed { spec, key: key.into(), old: None, new });
+    }
+
+    fn service(p: &mut Proxy, n: u8) {
+        let ip = format!("10.96.0.{n}");
+        let ports = json!([{"port": 53, "protocol": "UDP"}]);
+        let name = format!("s{n}");
+        let value = json!({"metadata": {"namespace": "d", "name": name},
+            "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": ports}});
+        change(p, SERVICES, &format!("d/{name}"), value);
+    }
+
+    fn slice(p: &mut Proxy, n: u8, addresses: &[&str]) {
+        let endpoints: Vec<_> = addresses.iter().map(|a| json!({"addresses": [a]})).collect();
+        let value = json!({
+            "metadata": {"namespace": "d", "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+            "ports": [{"port": 53, "protocol": "UDP"}], "endpoints": endpoints});
+        change(p, SLICES, &format!("d/s{n}-x"), value);
+    }
+
+    fn apply(p: &mut Proxy, now: Now) -> Apply {
+        match p.poll_apply(now) {
+            Some(Work::Apply(apply)) => apply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_touched_before_the_cluster_is_known() {
+        let mut p = proxy();
+        service(&mut p, 1);
+        assert_eq!(p.poll_apply(at(0)), Some(Work::Look(vec![true])));
+        assert_eq!(p.poll_apply(at(0)), None, "one thing at a time");
+        p.looked(Ok(Seen::default()), at(0));
+        assert_eq!(p.poll_apply(at(0)), None, "not synced");
+        tell(&mut p, Event::Synced);
+        assert!(apply(&mut p, at(0)).rules[0].1.contains("d/s1"));
+        // What changes meanwhile waits, together.
+        service(&mut p, 2);
+        service(&mut p, 3);
+        assert_eq!(p.poll_apply(at(0)), None);
+        p.applied(Applied::default(), at(0));
+        let text = &apply(&mut p, at(0)).rules[0].1;
+        assert!(text.contains("d/s2") && text.contains("d/s3") && !text.contains("-I "), "{text}");
+        p.applied(Applied::default(), at(0));
+        assert_eq!((p.poll_apply(at(0)), p.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn after_a_failure_it_looks_again_and_writes_all() {
+        let mut p = proxy();
+        tell(&mut p, Event::Synced);
+        service(&mut p, 1);
+        p.poll_apply(at(0));
+        p.looked(Ok(Seen::default()), at(0));
+        apply(&mut p, at(0));
+        let failed = Applied { rules: Some("no".into()), ..Applied::default() };
+        p.applied(failed, at(0));
+        assert_eq!(p.poll_apply(at(RETRY_MS_MIN - 1)), None);
+        assert_eq!(p.poll_timeout(), Some(at(RETRY_MS_MIN).mono));
+        let now = at(RETRY_MS_MIN);
+        assert!(matches!(p.poll_apply(now), Some(Work::Look(_))));
+        p.looked(Err("still not".into()), now);
+        let now = at(RETRY_MS_MIN + 2 * RETRY_MS_MIN);
+        assert!(matches!(p.poll_apply(now), Some(Work::Look(_))), "waits twice as long");
+        p.looked(Ok(Seen::default()), now);
+        assert!(apply(&mut p, now).rules[0].1.contains("d/s1"));
+        for _ in 0..20 {
+            p.applied(Applied { rules: Some("no".into()), ..Applied::default() }, at(0));
+            p.phase = Phase::Applying;
+        }
+        assert_eq!(p.retry_ms, RETRY_MS_MAX);
+    }
+
+    #[test]
+    fn a_route_that_fails_is_tried_again_alone() {
+        let mut p = proxy();
+        tell(&mut p, Event::Synced);
+        let node = |name: &str, n: u8| {
+            json!({"metadata": {"name": name}, "spec": {"podCIDR": format!("10.244.{n}.0/24")},
+                "status": {"addresses": [{"type": "InternalIP", "address": format!("10.0.0.{n}")}]}})
+        };
+        for (name, n) in [("n1", 1), ("n2", 2), ("n3", 3)] {
+            change(&mut p, NODES, name, node(name, n));
+        }
+        p.poll_apply(at(0));
+        let stale = (Cidr::parse("10.244.9.0/24").expect("network"), [10, 0, 0, 9].into());
+        p.looked(Ok(Seen { routes: vec![stale], ..Seen::default() }), at(0));
+        let routes = apply(&mut p, at(0)).routes;
+        let to = |n: u8| Cidr::parse(&format!("10.244.{n}.0/24")).expect("network");
+        let via = |n: u8| Some(IpAddr::from([10, 0, 0, n]));
+        assert_eq!(routes, [(to(2), via(2)), (to(3), via(3)), (to(9), None)]);
+        p.applied(Applied { rules: None, routes: vec![(to(3), "no".into())] }, at(0));
+        assert_eq!(p.poll_apply(at(0)), None);
+        let again = apply(&mut p, at(RETRY_MS_MIN));
+        assert_eq!((again.routes, again.rules), (vec![(to(3), via(3))], vec![]));
+    }
+
+    #[test]
+    fn flows_of_gone_endpoints_are_named() {
+        let mut p = proxy();
+        tell(&mut p, Event::Synced);
+        service(&mut p, 1);
+        slice(&mut p, 1, &["10.244.0.1", "10.244.0.2"]);
+        p.poll_apply(at(0));
+        p.looked(Ok(Seen::default()), at(0));
+        assert_eq!(
+            apply(&mut p, at(0)).flows.last().map(|f| f.endpoints.len()),
+            Some(2),
+            "at start"
+        );
+        p.applied(Applied::default(), at(0));
+        slice(&mut p, 1, &["10.244.0.1", "10.244.0.2", "10.244.0.3"]);
+        assert_eq!(apply(&mut p, at(0)).flows, [], "one more harms nobody");
+        p.applied(Applied::default(), at(0));
+        slice(&mut p, 1, &["10.244.0.3"]);
+        let flows = apply(&mut p, at(0)).flows;
+        assert_eq!(flows.len(), 1);
+        assert_eq!(flows[0].endpoints.len(), 1);
+        p.applied(Applied::default(), at(0));
+        tell(&mut p, Event::Changed { spec: SERVICES, key: "d/s1".into(), old: None, new: None });
+        let flows = apply(&mut p, at(0)).flows;
+        assert_eq!((flows.len(), flows[0].endpoints.len()), (1, 0));
     }
 }

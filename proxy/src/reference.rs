@@ -2,9 +2,10 @@
 //!
 //! Random clusters are built from a seed; a failure prints the seed.
 
-use crate::build::{Config, assemble, service_rules};
+use crate::assembly::Assembly;
+use crate::build::{Config, ServiceRules, service_rules};
 use crate::model::{Cidr, Endpoint, Node, Protocol, Service, ServicePort, Slice, Slices};
-use crate::ruleset::{RuleSet, transaction};
+use crate::ruleset::{RuleSet, difference};
 use crate::trace::{End, Machine, Outcome, Packet, trace};
 use pintle_base::Prng;
 use std::collections::BTreeMap;
@@ -103,17 +104,21 @@ impl Cluster {
         self.slices.insert(key, slices);
     }
 
+    fn rules_of(&self, s: &Service) -> ServiceRules {
+        service_rules(&self.config, &self.node, s, &self.slices[&s.key], true)
+    }
+
+    fn assembly(&self) -> Assembly {
+        let mut all = Assembly::new(&self.config, &self.node, true);
+        for s in &self.services {
+            all.set_service(&s.key, Some(self.rules_of(s)));
+        }
+        all.settle();
+        all
+    }
+
     fn rules(&self) -> RuleSet {
-        let none = Slices::new();
-        let parts: Vec<_> = self
-            .services
-            .iter()
-            .map(|s| {
-                let slices = self.slices.get(&s.key).unwrap_or(&none);
-                service_rules(&self.config, &self.node, s, slices, true)
-            })
-            .collect();
-        assemble(&self.config, &self.node, parts.iter(), true)
+        self.assembly().rules().clone()
     }
 
     fn random_packet(&self, p: &mut Prng) -> Packet {
@@ -387,12 +392,66 @@ fn one_change_touches_few_chains() {
     while cluster.services.len() < 400 {
         cluster.add(&mut p, cluster.services.len() as u16);
     }
-    let before = cluster.rules();
+    let mut all = cluster.assembly();
+    all.take_touched();
     let busy = |s: &&Service| !usable(&cluster, s, &s.ports[0], false).is_empty();
-    let key = cluster.services.iter().find(busy).map(|s| s.key.clone());
-    cluster.slices.get_mut(&key.expect("a service with endpoints")).expect("slices").clear();
-    let text = transaction(&before, &cluster.rules(), None);
+    let service = cluster.services.iter().find(busy).expect("a service with endpoints").clone();
+    cluster.slices.get_mut(&service.key).expect("slices").clear();
+    all.set_service(&service.key, Some(cluster.rules_of(&service)));
+    all.settle();
+    let touched = all.take_touched();
+    let text = difference(all.rules(), touched.iter());
     let heads = text.lines().filter(|l| l.starts_with(':')).count();
     assert!(!text.is_empty() && heads < 40, "{heads} chains for one service:\n{text}");
     assert!(text.lines().count() < 200, "{text}");
+}
+
+/// Chains of `after` that differ from `before`, and those that are gone.
+fn changed(before: &RuleSet, after: &RuleSet) -> std::collections::BTreeSet<crate::assembly::Key> {
+    let other = |a: &RuleSet, b: &RuleSet| -> Vec<_> {
+        a.chains
+            .iter()
+            .filter(|(k, v)| b.chains.get(*k) != Some(v))
+            .map(|(k, _)| k.clone())
+            .collect()
+    };
+    other(before, after).into_iter().chain(other(after, before)).collect()
+}
+
+#[test]
+fn grown_and_shrunk_sets_are_those_built_from_nothing() {
+    for seed in 0..8 {
+        let mut p = Prng::new(seed);
+        let mut cluster = Cluster::random(&mut p, 163);
+        let mut grown = cluster.assembly();
+        grown.take_touched();
+        for step in 0..8 {
+            let before = grown.rules().clone();
+            // Cross the limits between flat, one level and two levels in both directions.
+            let target = p.below(420) as usize;
+            while cluster.services.len() < target {
+                cluster.add(&mut p, cluster.services.len() as u16);
+                let s = cluster.services.last().expect("just added");
+                grown.set_service(&s.key, Some(cluster.rules_of(s)));
+            }
+            while cluster.services.len() > target.max(1) {
+                let s = cluster.services.pop().expect("more than one");
+                cluster.slices.remove(&s.key);
+                grown.set_service(&s.key, None);
+            }
+            let some = p.below(cluster.services.len() as u64) as usize;
+            let slice = random_slice(&mut p, &cluster.services[some]);
+            let key = cluster.services[some].key.clone();
+            cluster.slices.get_mut(&key).expect("slices").insert("more".into(), slice);
+            grown.set_service(&key, Some(cluster.rules_of(&cluster.services[some])));
+            grown.settle();
+            let fresh = cluster.rules();
+            assert!(changed(grown.rules(), &fresh).is_empty(), "seed {seed} step {step}");
+            // What is written to the kernel is all that changed.
+            let touched = grown.take_touched();
+            let missed: Vec<_> =
+                changed(&before, grown.rules()).difference(&touched).cloned().collect();
+            assert!(missed.is_empty(), "seed {seed} step {step}: {missed:?}");
+        }
+    }
 }

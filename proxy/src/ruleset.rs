@@ -1,4 +1,4 @@
-//! Packet rules as data, their text for iptables-restore, and the difference between two sets.
+//! Packet rules as data, and their text for iptables-restore.
 //!
 //! A rule set holds whole chains that are ours alone. The rules in built-in chains that lead to ours are
 //! [`Hook`]s. Nothing here decides what the rules are (that is [`crate::build`]).
@@ -265,82 +265,98 @@ impl Found {
     }
 }
 
-/// Text for `iptables-restore --noflush` that turns `old` into `new`: only chains that differ are written, each
-/// table in one transaction. Empty when nothing differs.
-///
-/// With `found`, `old` is not known rule by rule: all chains are written, those found beyond `new` are removed,
-/// and hooks are set where they are missing.
-pub fn transaction(old: &RuleSet, new: &RuleSet, found: Option<&Found>) -> String {
+/// Text for `iptables-restore --noflush` that brings these chains of the set into the kernel: each table in one
+/// transaction, chains that are no longer in the set are removed. Empty when there are none. The hooks are there
+/// already.
+pub fn difference<'a>(
+    set: &RuleSet,
+    touched: impl Iterator<Item = &'a (Table, Name)> + Clone,
+) -> String {
     let mut out = String::new();
     for table in [Table::Nat, Table::Filter] {
-        let part = table_transaction(table, old, new, found);
-        if !part.is_empty() {
-            let _ = write!(out, "*{}\n{part}COMMIT\n", table.as_str());
+        let mut text = Text::default();
+        for key in touched.clone().filter(|key| key.0 == table) {
+            match set.chains.get(key) {
+                Some(rules) => text.put(&key.1, rules),
+                None => text.remove(&key.1),
+            }
         }
+        text.write(table, &mut out);
     }
     out
 }
 
-fn table_transaction(table: Table, old: &RuleSet, new: &RuleSet, found: Option<&Found>) -> String {
-    let (mut heads, mut rules, mut tails) = (String::new(), String::new(), String::new());
-    for (key, chain) in of_table(new, table) {
-        let same = |old: &Arc<Vec<Rule>>| Arc::ptr_eq(old, chain) || old == chain;
-        if found.is_none() && old.chains.get(key).is_some_and(same) {
-            continue;
+/// Text for `iptables-restore --noflush` that makes the kernel's tables hold the whole set, whatever they hold of ours
+/// now: all chains are written, those found beyond the set are removed, hooks are set where they are missing.
+pub fn reconcile(set: &RuleSet, found: &Found) -> String {
+    let mut out = String::new();
+    for table in [Table::Nat, Table::Filter] {
+        let mut text = Text::default();
+        for (key, rules) in set.chains.iter().filter(|(key, _)| key.0 == table) {
+            text.put(&key.1, rules);
         }
-        // Naming a chain empties it (or makes it).
-        let _ = writeln!(heads, ":{} - [0:0]", key.1);
-        for rule in chain.iter() {
-            let _ = write!(rules, "-A {}", key.1);
-            rule.write(&mut rules);
-            rules.push('\n');
-        }
-    }
-    let mut remove = |name: &str| {
-        let _ = writeln!(heads, ":{name} - [0:0]");
-        let _ = writeln!(tails, "-X {name}");
-    };
-    match found {
-        Some(found) => {
-            for (t, name) in &found.chains {
-                if *t == table && !new.chains.contains_key(&(table, name.as_str().into())) {
-                    remove(name);
-                }
+        for (_, name) in found.chains.iter().filter(|c| c.0 == table) {
+            if !set.chains.contains_key(&(table, name.as_str().into())) {
+                text.remove(name);
             }
         }
-        None => {
-            for (key, _) in of_table(old, table) {
-                if !new.chains.contains_key(key) {
-                    remove(&key.1);
-                }
-            }
-        }
-    }
-    for hook in new.hooks.iter().filter(|h| h.table == table) {
-        let present = match found {
-            None => old.hooks.contains(hook),
-            Some(found) => found.hooks.iter().any(|(t, chain, target, spec)| {
+        for hook in set.hooks.iter().filter(|h| h.table == table) {
+            let there = found.hooks.iter().any(|(t, chain, target, spec)| {
                 *t == table
                     && chain == hook.chain
                     && hook.rule.target == Target::Jump(target.as_str().into())
                     && same_states(spec, &hook.rule)
-            }),
-        };
-        if !present {
-            let _ = write!(rules, "-I {} 1", hook.chain);
-            hook.rule.write(&mut rules);
-            rules.push('\n');
+            });
+            if !there {
+                text.insert(hook);
+            }
         }
+        text.write(table, &mut out);
     }
-    heads + &rules + &tails
+    out
 }
 
-/// The chains of one table, in name order.
-fn of_table(
-    set: &RuleSet,
-    table: Table,
-) -> impl Iterator<Item = (&(Table, Name), &Arc<Vec<Rule>>)> {
-    set.chains.iter().filter(move |(key, _)| key.0 == table)
+/// One table's part of a transaction, in the order that iptables-restore wants.
+#[derive(Default)]
+struct Text {
+    heads: String,
+    rules: String,
+    tails: String,
+}
+
+impl Text {
+    fn put(&mut self, name: &str, rules: &[Rule]) {
+        // Naming a chain empties it (or makes it).
+        let _ = writeln!(self.heads, ":{name} - [0:0]");
+        for rule in rules {
+            self.rules.push_str("-A ");
+            self.rules.push_str(name);
+            rule.write(&mut self.rules);
+            self.rules.push('\n');
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let _ = writeln!(self.heads, ":{name} - [0:0]");
+        let _ = writeln!(self.tails, "-X {name}");
+    }
+
+    fn insert(&mut self, hook: &Hook) {
+        let _ = write!(self.rules, "-I {} 1", hook.chain);
+        hook.rule.write(&mut self.rules);
+        self.rules.push('\n');
+    }
+
+    fn write(self, table: Table, out: &mut String) {
+        if self.heads.is_empty() && self.rules.is_empty() {
+            return;
+        }
+        let _ = writeln!(out, "*{}", table.as_str());
+        for part in [self.heads, self.rules, self.tails] {
+            out.push_str(&part);
+        }
+        out.push_str("COMMIT\n");
+    }
 }
 
 /// A hook found in the kernel asks for connection states as ours does.
@@ -370,10 +386,11 @@ mod tests {
         let a = set(&[("KUBE-A", vec![rule(Target::Return)]), ("KUBE-B", vec![])]);
         let b =
             set(&[("KUBE-A", vec![rule(Target::Return)]), ("KUBE-C", vec![rule(Target::Accept)])]);
-        assert_eq!(transaction(&a, &a, None), "");
+        let keys: Vec<_> = ["KUBE-B", "KUBE-C"].map(|c| (Table::Nat, c.into())).into();
+        assert_eq!(difference(&a, [].iter()), "");
         assert_eq!(
-            transaction(&a, &b, None),
-            "*nat\n:KUBE-C - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-C -j ACCEPT\n-X KUBE-B\nCOMMIT\n"
+            difference(&b, keys.iter()),
+            "*nat\n:KUBE-B - [0:0]\n:KUBE-C - [0:0]\n-A KUBE-C -j ACCEPT\n-X KUBE-B\nCOMMIT\n"
         );
     }
 
@@ -390,7 +407,7 @@ mod tests {
             new.hooks.push(Hook { table: Table::Nat, chain, rule: rule(target) });
         }
         assert_eq!(
-            transaction(&RuleSet::default(), &new, Some(&found)),
+            reconcile(&new, &found),
             "*nat\n:KUBE-A - [0:0]\n:KUBE-OLD - [0:0]\n-A KUBE-A -j RETURN\n-I OUTPUT 1 -j KUBE-A\n-X KUBE-OLD\nCOMMIT\n"
         );
         assert_eq!(
