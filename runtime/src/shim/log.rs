@@ -117,10 +117,15 @@ impl LogFile {
                 max => usize::try_from(max.saturating_sub(self.size)).unwrap_or(usize::MAX),
             };
             let fits = lines.len().min(room);
+            let end_of = |i: usize| i + 1;
             let fits = match (fits == lines.len(), self.size) {
                 (true, _) => fits,
-                (false, 0) => lines.iter().position(|b| *b == b'\n').map_or(lines.len(), |i| i + 1),
-                (false, _) => lines[..fits].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1),
+                (false, size) => match lines[..fits].iter().rposition(|b| *b == b'\n') {
+                    Some(i) => end_of(i),
+                    // Not one line fits: into a fresh file, and if this is one, all the same.
+                    None if size > 0 => 0,
+                    None => lines.iter().position(|b| *b == b'\n').map_or(lines.len(), end_of),
+                },
             };
             let (now, later) = lines.split_at(fits);
             self.append(now);
@@ -195,14 +200,20 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("pintle-log-{}", std::process::id()));
         let path = dir.join("x/0.log");
         let mut log = LogFile::open(&path, 10, 3).expect("open");
-        for i in 0..6 {
-            log.write(format!("{i}{i}{i}{i}{i}{i}\n").as_bytes());
-        }
+        // Lines of seven bytes: one a file. Those of two together, and one that is too long for any.
+        log.write(b"way too long for a file\n000000\n");
+        let all: String = (1..6).map(|i| format!("{i}{i}{i}{i}{i}{i}\n")).collect();
+        log.write(all.as_bytes());
         let read = |p: PathBuf| std::fs::read_to_string(p).unwrap_or_default();
         assert_eq!(read(path.clone()), "555555\n");
         assert_eq!(read(log.numbered(1)), "444444\n");
         assert_eq!(read(log.numbered(2)), "333333\n");
         assert_eq!(read(log.numbered(3)), "");
+        let mut wide = LogFile::open(&dir.join("y"), 15, 9).expect("open");
+        wide.write(all.as_bytes());
+        assert_eq!(read(wide.numbered(2)), "111111\n222222\n");
+        assert_eq!(read(wide.numbered(1)), "333333\n444444\n");
+        assert_eq!(read(dir.join("y")), "555555\n");
         std::fs::remove_dir_all(&dir).expect("clean up");
     }
 }
