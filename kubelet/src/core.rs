@@ -8,6 +8,7 @@ use crate::event::{About, Kind, Recorder};
 use crate::ipam::Ipam;
 use crate::limits;
 use crate::node::{self, Machine, Node};
+use crate::observe::Termination;
 use crate::podfiles::DnsFacts;
 use crate::refs::{self, RefKey, Refs};
 use crate::spec::{Meta, Pod};
@@ -142,47 +143,67 @@ impl Kubelet {
     }
 
     /// Sandboxes (with their containers) that are on the node when the kubelet starts. `pods`: the last
-    /// known objects of their pods, by uid.
+    /// known objects of their pods, by uid. `message` reads a termination message.
     pub fn adopt(
         &mut self,
         sandboxes: &[rt::SandboxState],
         pods: &BTreeMap<String, Value>,
+        message: &dyn Fn(&Termination) -> String,
         now: Now,
     ) {
         for found in sandboxes {
-            let Some((uid, sandbox)) = crate::container::sandbox_from(found, self.config.node_ip)
-            else {
-                log::warn("sandbox of no pod is left alone", &[("sandbox", &found.id)]);
-                continue;
-            };
-            let s = self.pods.entry(uid.clone()).or_insert_with(|| {
-                let known = pods.get(&uid).and_then(|v| Pod::deserialize(v).ok());
-                let mut s = PodState::new(known.unwrap_or_else(|| pod_of_labels(&found.labels)));
-                // Until the API server says otherwise; decided when the caches are there.
-                s.wanted = false;
-                s
-            });
-            s.cleaned = false;
-            s.sandbox_attempts = s.sandbox_attempts.max(sandbox.attempt + 1);
-            for c in &found.containers {
-                s.observe(&found.id, c, now);
+            self.adopt_one(found, pods, now);
+        }
+        // Pods that have ended keep a folder with their logs and no sandbox.
+        for (uid, known) in pods {
+            let pod = Pod::deserialize(known).unwrap_or_default();
+            let s = self.pods.entry(uid.clone()).or_insert_with(|| PodState::new(pod));
+            s.pod.metadata.uid = uid.clone();
+            (s.wanted, s.cleaned) = (false, false);
+        }
+        for c in sandboxes.iter().flat_map(|s| &s.containers) {
+            let Some(t) = self.termination_of(c) else { continue };
+            let uid = c.labels.get(label::POD_UID).cloned().unwrap_or_default();
+            let run = self.pods.get_mut(&uid).and_then(|s| s.run_mut(&c.id));
+            if let Some(run) = run.filter(|r| r.exited()) {
+                run.message = message(&t);
             }
-            if found.labels.contains_key(label::IP)
-                && let Some(ip) = sandbox.ip
-            {
-                self.network.owners.insert(ip, sandbox.id.clone());
-                if let Some(ipam) = &mut self.network.ipam {
-                    ipam.take(ip);
-                }
+        }
+    }
+
+    fn adopt_one(&mut self, found: &rt::SandboxState, pods: &BTreeMap<String, Value>, now: Now) {
+        let Some((uid, sandbox)) = crate::container::sandbox_from(found, self.config.node_ip)
+        else {
+            log::warn("sandbox of no pod is left alone", &[("sandbox", &found.id)]);
+            return;
+        };
+        let s = self.pods.entry(uid.clone()).or_insert_with(|| {
+            let known = pods.get(&uid).and_then(|v| Pod::deserialize(v).ok());
+            let mut s = PodState::new(known.unwrap_or_else(|| pod_of_labels(&found.labels)));
+            // Until the API server says otherwise; decided when the caches are there.
+            s.wanted = false;
+            s
+        });
+        s.cleaned = false;
+        s.sandbox_attempts = s.sandbox_attempts.max(sandbox.attempt + 1);
+        for c in &found.containers {
+            s.observe(&found.id, c, now);
+        }
+        if found.labels.contains_key(label::IP)
+            && let Some(ip) = sandbox.ip
+        {
+            self.network.owners.insert(ip, sandbox.id.clone());
+            if let Some(ipam) = &mut self.network.ipam {
+                ipam.take(ip);
             }
-            match &s.sandbox {
-                Some(newer) if newer.attempt > sandbox.attempt => {
-                    s.old_sandboxes.push(sandbox.id);
-                }
-                _ => {
-                    let older = s.sandbox.replace(sandbox);
-                    s.old_sandboxes.extend(older.map(|o| o.id));
-                }
+        }
+        match &s.sandbox {
+            Some(newer) if newer.attempt > sandbox.attempt => {
+                s.old_sandboxes.push(sandbox.id);
+            }
+            _ => {
+                let older = s.sandbox.replace(sandbox);
+                s.old_sandboxes.extend(older.map(|o| o.id));
             }
         }
     }
@@ -310,11 +331,16 @@ impl Kubelet {
             self.users.entry(key).or_default().insert(uid.clone());
         }
         let track = self.tracks.entry(uid.clone()).or_default();
-        let s = self.pods.entry(uid).or_insert_with(|| PodState::new(pod.clone()));
+        let s = self.pods.entry(uid).or_insert_with(|| {
+            let mut s = PodState::new(pod.clone());
+            s.wanted = false;
+            s
+        });
         let newer_status = (object.revision < track.revision).then(|| s.pod.status.take());
         let spec_changed = s.pod.metadata.labels != pod.metadata.labels
             || s.pod.metadata.annotations != pod.metadata.annotations;
         s.pod = pod;
+        let first = !std::mem::replace(&mut s.wanted, true);
         if let Some(status) = newer_status {
             s.pod.status = status;
         }
@@ -324,7 +350,10 @@ impl Kubelet {
         {
             s.volumes_ready = false;
         }
-        s.wanted = true;
+        if first {
+            s.recall(now);
+        }
+        s.object = Some(object.value.clone());
         s.dirty = true;
         if s.start_time.is_none() {
             let known = s.pod.status["startTime"].as_str().and_then(Wall::parse_rfc3339);
@@ -382,7 +411,10 @@ impl Kubelet {
                 for uid in self.users.get(&key).into_iter().flatten() {
                     if let Some(s) = self.pods.get_mut(uid) {
                         s.dirty = true;
-                        s.volumes_ready &= !changed;
+                        let shown = || refs::of_volumes(&s.pod).iter().any(|(k, _, _)| *k == key);
+                        if changed && shown() {
+                            s.volumes_ready = false;
+                        }
                     }
                 }
             }

@@ -307,32 +307,32 @@ fn open_beneath(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
         Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(e.into()),
     }
+    let like = rustix::fs::fstat(&root)?;
     // Each folder is opened beneath the root by its whole path: a link swapped in cannot lead outside.
     let mut sofar = PathBuf::new();
     for part in sub.components() {
         let parent = if sofar.as_os_str().is_empty() { Path::new(".") } else { &sofar };
         let at = open(&root, parent)?;
-        match rustix::fs::mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        match rustix::fs::mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(0o700)) {
+            Ok(()) => dress(&open(&at, Path::new(part.as_os_str()))?, &like)?,
+            Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
-        }
-        let made = open(&at, Path::new(part.as_os_str()));
-        if let Ok(made) = &made {
-            // A new folder belongs to whom its parent belongs to.
-            if let Ok(above) = rustix::fs::fstat(&at) {
-                let (uid, gid) = (Uid::from_raw(above.st_uid), Gid::from_raw(above.st_gid));
-                let _ = rustix::fs::chownat(
-                    made,
-                    "",
-                    Some(uid),
-                    Some(gid),
-                    rustix::fs::AtFlags::EMPTY_PATH,
-                );
-            }
         }
         sofar.push(part);
     }
     Ok(open(&root, sub)?)
+}
+
+/// A folder made for a sub-path belongs to whom the volume belongs to, and lets in whom it lets in.
+fn dress(made: &OwnedFd, like: &rustix::fs::Stat) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    let flags = rustix::fs::AtFlags::EMPTY_PATH;
+    rustix::fs::chownat(made, "", Some(uid), Some(gid), flags)?;
+    let mode = Mode::from_raw_mode(like.st_mode & 0o7777);
+    // A path descriptor cannot be changed itself; its entry in /proc leads to the same folder.
+    let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(made));
+    rustix::fs::chmod(own.as_str(), mode)?;
+    Ok(())
 }
 
 /// Mount points at or below a path, deepest last.
@@ -468,6 +468,8 @@ mod tests {
             open_beneath(&v, Path::new(good)).expect(good);
         }
         assert!(v.join("ok/made").is_dir() && v.join("new/deep/er").is_dir());
+        let mode = |p: &Path| fs::metadata(p).expect("folder").permissions().mode();
+        assert_eq!(mode(&v.join("new/deep")), mode(&v), "as open as the volume");
         assert!(!root.0.join("outside/new").exists());
     }
 

@@ -24,6 +24,8 @@ pub mod resources;
 pub mod spec;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod volume;
 pub mod work;
 pub mod worker;

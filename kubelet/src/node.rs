@@ -49,6 +49,8 @@ pub struct Node {
     /// The object is known to exist.
     pub registered: bool,
     registering: bool,
+    // The object was in the cache: when it goes from there, somebody deleted it.
+    seen: bool,
     lease_due: Time,
     lease_exists: Option<bool>,
     lease_under_way: bool,
@@ -84,6 +86,7 @@ impl Node {
             ip,
             registered: false,
             registering: false,
+            seen: false,
             lease_due: Time(0),
             lease_exists: None,
             lease_under_way: false,
@@ -129,14 +132,17 @@ impl Node {
     pub fn turn(&mut self, node: Option<&Value>, now: Now) -> Vec<(Purpose, Request)> {
         let mut out = Vec::new();
         if let Some(node) = node {
-            if !self.registered && !self.registering {
-                self.registered = true;
+            if !self.seen {
+                (self.seen, self.registered) = (true, true);
                 out.extend(self.missing_labels(node));
             }
-        } else if !self.registering {
-            self.registering = true;
-            self.registered = false;
-            out.push((Purpose::Register, self.create(now)));
+        } else {
+            self.registered &= !self.seen;
+            self.seen = false;
+            if !self.registered && !self.registering {
+                self.registering = true;
+                out.push((Purpose::Register, self.create(now)));
+            }
         }
         if self.registered {
             out.extend(self.status(node, now));

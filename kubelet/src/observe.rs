@@ -212,9 +212,8 @@ impl Kubelet {
             self.event(&about, Kind::Normal, "BackOff", &message, now);
             return self.not_started(s, name, "ImagePullBackOff", &message, now);
         }
-        let message = format!(
-            "Failed to pull image \"{image}\": {why}; pulling from registries is not supported yet: import it on this node with: pintle image import PATH --name {image}"
-        );
+        // Pulling from registries comes later: the runtime's text says how to import.
+        let message = format!("Failed to pull image \"{image}\": {why}");
         self.event(&about, Kind::Warning, "Failed", &message, now);
         self.not_started(s, name, "ErrImagePull", &message, now);
     }

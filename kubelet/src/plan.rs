@@ -261,6 +261,13 @@ fn run(s: &PodState, network_ready: bool, now: Now, plan: &mut Plan) {
     for id in &s.old_sandboxes {
         plan.actions.push(Action::RemoveSandbox(id.clone()));
     }
+    // A kubelet that died between making and starting a run left it waiting: it is made again.
+    let abandoned = s.runs.iter().filter(|r| r.phase == Phase::Created && r.kill.is_none());
+    let before = plan.actions.len();
+    plan.actions.extend(abandoned.map(|r| Action::RemoveRun(r.id.clone())));
+    if plan.actions.len() > before {
+        return;
+    }
     let fresh = match &s.sandbox {
         Some(sandbox) if sandbox.ready => false,
         Some(_) | None => true,

@@ -90,7 +90,11 @@ impl Kubelet {
     ) {
         match action {
             Action::CreateSandbox(attempt) => self.create_sandbox(s, attempt, now, steps),
-            Action::RemoveSandbox(id) => steps.push(Step::RemoveSandbox { id }),
+            Action::RemoveSandbox(id) => {
+                // From here on its shim ends because it is told to.
+                s.sandbox.iter_mut().filter(|b| b.id == id).for_each(|b| b.ready = false);
+                steps.push(Step::RemoveSandbox { id });
+            }
             Action::Start { container, attempt, backoff } => {
                 self.start(s, &container, attempt, backoff, caches, now, steps);
             }
@@ -201,7 +205,11 @@ impl Kubelet {
         let facts = self.facts(ip);
         match volume::build(&s.pod, &self.config.layout, &facts, &self.refs) {
             Ok(volumes) => {
-                let files = container::pod_files(s, ip, &self.config.layout, &self.config.dns);
+                let layout = &self.config.layout;
+                let mut files = container::pod_files(s, ip, layout, &self.config.dns);
+                // Should the API server lose the pod while this kubelet is down, its end is still orderly.
+                let copy = layout.pod(&s.pod.metadata.uid).join("pod.json");
+                files.extend(s.object.as_ref().map(|o| (copy, o.to_string())));
                 s.volumes_ready = true;
                 s.cleaned = false;
                 Some(Step::Volumes { volumes, files })
@@ -263,7 +271,10 @@ impl Kubelet {
             }
         }
         let facts = self.facts(s.sandbox.as_ref().and_then(|b| b.ip));
-        let services = caches.list(SERVICES).map(|(_, o)| &*o.value);
+        let namespace = s.pod.metadata.namespace.as_str();
+        let own = caches.list_namespace(SERVICES, namespace).map(|(_, o)| &*o.value);
+        let master = caches.get(SERVICES, "default/kubernetes").filter(|_| namespace != "default");
+        let services = own.chain(master.map(|o| &*o.value));
         let services = env::service_variables(&s.pod, services);
         let Some((role, c)) = s.pod.container(name) else { return };
         let built =

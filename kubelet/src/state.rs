@@ -7,9 +7,11 @@ use crate::probe::Probes;
 use crate::spec::{Container, Pod, Role};
 use pintle_base::{Time, Wall};
 use pintle_runtime::sandbox as rt;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Labels of sandboxes and containers, with the names that CRI runtimes use.
@@ -221,6 +223,8 @@ pub struct Verdict {
 pub struct PodState {
     /// What is asked. `status` in it is what the API server has.
     pub pod: Pod,
+    /// The same as it came, for the copy on disk.
+    pub object: Option<Arc<Value>>,
     /// The API server (or the static manifest) still has it; false = orphan that must go.
     pub wanted: bool,
     /// The newest sandbox.
@@ -268,6 +272,7 @@ impl PodState {
     pub fn new(pod: Pod) -> PodState {
         PodState {
             pod,
+            object: None,
             wanted: true,
             sandbox: None,
             sandbox_attempts: 0,
@@ -349,6 +354,72 @@ impl PodState {
         }
     }
 
+    /// Takes over from the API server's status what it knows of runs and this life of the kubelet does not:
+    /// reasons and messages of ended runs, and whole runs whose sandbox is gone.
+    pub fn recall(&mut self, now: pintle_base::Now) {
+        let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+        let all: Vec<Value> =
+            lists.iter().filter_map(|l| self.pod.status[l].as_array()).flatten().cloned().collect();
+        for status in &all {
+            self.cleaned = false;
+            for state in ["state", "lastState"] {
+                self.recall_end(&status[state]["terminated"]);
+            }
+            self.recall_run(status, now);
+        }
+    }
+
+    fn recall_end(&mut self, ended: &Value) {
+        let id = run_of(&ended["containerID"]);
+        let Some(run) = self.runs.iter_mut().find(|r| Some(r.id.as_str()) == id && r.exited())
+        else {
+            return;
+        };
+        if let Some(message) = ended["message"].as_str() {
+            run.message = message.to_string();
+        }
+        run.reason = special_reason(ended);
+        if run.reason.is_some() {
+            run.phase = exit_of(ended);
+        }
+    }
+
+    fn recall_run(&mut self, status: &Value, now: pintle_base::Now) {
+        let Some(id) = run_of(&status["containerID"]) else { return };
+        if self.runs.iter().any(|r| r.id == id) {
+            return;
+        }
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
+        let time = |v: &Value| v.as_str().and_then(Wall::parse_rfc3339).unwrap_or_default();
+        let ended = match &status["state"]["terminated"] {
+            Value::Null => &status["lastState"]["terminated"],
+            ended => ended,
+        };
+        let known = run_of(&ended["containerID"]) == Some(id);
+        let started =
+            if known { &ended["startedAt"] } else { &status["state"]["running"]["startedAt"] };
+        let run = Run {
+            name: text(&status["name"]),
+            attempt: status["restartCount"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0),
+            id: id.to_string(),
+            sandbox: String::new(),
+            phase: if known { exit_of(ended) } else { LOST },
+            pid: 0,
+            started: time(started),
+            started_mono: mono_of(time(started), now),
+            finished: if known { time(&ended["finishedAt"]) } else { now.wall },
+            image: text(&status["image"]),
+            image_id: text(&status["imageID"]),
+            hash: String::new(),
+            backoff: Duration::ZERO,
+            post_start: Hook::Done,
+            kill: None,
+            message: if known { text(&ended["message"]) } else { LOST_MESSAGE.into() },
+            reason: if known { special_reason(ended) } else { Some(LOST_REASON.into()) },
+        };
+        self.runs.push(run);
+    }
+
     /// Takes over a container as the runtime reports it; gives true when that changed something. States only
     /// go forward: a late report of an earlier state changes nothing.
     pub fn observe(
@@ -381,6 +452,28 @@ impl PodState {
         self.runs.push(run);
         true
     }
+}
+
+/// Reason of a run of which nothing is left on the node.
+pub const LOST_REASON: &str = "ContainerStatusUnknown";
+/// Its message.
+pub const LOST_MESSAGE: &str = "The container could not be located when the pod was terminated";
+const LOST: Phase = Phase::Exited { code: 137, signal: 0, oom_killed: false };
+
+fn run_of(container_id: &Value) -> Option<&str> {
+    container_id.as_str()?.strip_prefix("pintle://")
+}
+
+fn exit_of(ended: &Value) -> Phase {
+    let number = |key: &str| ended[key].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+    let oom_killed = ended["reason"] == "OOMKilled";
+    Phase::Exited { code: number("exitCode"), signal: number("signal"), oom_killed }
+}
+
+/// The reason that does not follow from the exit code.
+fn special_reason(ended: &Value) -> Option<String> {
+    let follows = ["Completed", "Error", "OOMKilled"];
+    ended["reason"].as_str().filter(|r| !follows.contains(r)).map(String::from)
 }
 
 fn run_from(

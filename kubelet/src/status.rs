@@ -4,7 +4,7 @@
 use crate::plan;
 use crate::resources;
 use crate::spec::{Container, Role};
-use crate::state::{Phase, PodState, Run};
+use crate::state::{LOST_MESSAGE, LOST_REASON, Phase, PodState, Run};
 use pintle_base::{Now, Wall};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -134,8 +134,8 @@ fn container_status(s: &PodState, role: Role, c: &Container, phase: &str) -> Val
             }
         }
         (_, None) if ended => json!({"terminated": {
-            "reason": "ContainerStatusUnknown",
-            "message": "The container could not be located when the pod was terminated",
+            "reason": LOST_REASON,
+            "message": LOST_MESSAGE,
             "exitCode": 137,
             "startedAt": null, "finishedAt": null}}),
         (_, None) => {

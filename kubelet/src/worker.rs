@@ -98,9 +98,10 @@ pub struct Output {
 }
 
 fn text(e: &Error) -> String {
-    match std::error::Error::source(e) {
-        Some(cause) => format!("{e}: {cause}"),
-        None => e.to_string(),
+    let said = e.to_string();
+    match std::error::Error::source(e).map(|cause| cause.to_string()) {
+        Some(cause) if !said.contains(cause.as_str()) => format!("{said}: {cause}"),
+        _ => said,
     }
 }
 
@@ -241,15 +242,14 @@ fn start(engine: &dyn Engine, layout: &Layout, uid: &str, spec: StartSpec) -> St
     }
 }
 
-/// Last known objects of the pods in a folder, by uid: for pods that the API server no longer has.
+/// The pods that have a folder, by uid, with their last known objects (null = none): for those that the API
+/// server no longer has.
 pub fn saved_pods(pods: &Path) -> std::collections::BTreeMap<String, serde_json::Value> {
     let mut out = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir(pods).into_iter().flatten().flatten() {
         let Some(uid) = entry.file_name().to_str().map(String::from) else { continue };
         let text = std::fs::read(entry.path().join("pod.json")).unwrap_or_default();
-        if let Ok(value) = serde_json::from_slice(&text) {
-            out.insert(uid, value);
-        }
+        out.insert(uid, serde_json::from_slice(&text).unwrap_or_default());
     }
     out
 }

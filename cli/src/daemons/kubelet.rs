@@ -160,7 +160,8 @@ impl Shell {
             }
         }
         let found = runtime.sandboxes().map_err(|e| e.to_string())?;
-        kubelet.adopt(&found, &worker::saved_pods(&layout.pods), now);
+        let saved = worker::saved_pods(&layout.pods);
+        kubelet.adopt(&found, &saved, &logs::termination_message, now);
         log::info("kubelet starts", &[("node", &node), ("sandboxes", &found.len())]);
         let api = upstream.connect(&mut l, "kubelet");
         let seed = now.wall.0 as u64;
