@@ -180,6 +180,7 @@ impl Kubelet {
             steps.push(Step::RemoveSandbox { id: old.id });
         }
         s.sandbox_attempts = attempt + 1;
+        s.waiting.clear();
         s.cleaned = false;
         s.sandbox = Some(crate::state::Sandbox {
             id,

@@ -122,6 +122,10 @@ fn container_status(s: &PodState, role: Role, c: &Container, phase: &str) -> Val
             }
             json!({"waiting": {"reason": w.reason, "message": w.message}})
         }
+        (None, Some(run)) if !ended && starts_over(s, role, c, run) => {
+            last_state = terminated(run);
+            json!({"waiting": {"reason": begins(s)}})
+        }
         (_, Some(run)) => {
             last_state = match s.previous_run(&c.name) {
                 Some(previous) => terminated(previous),
@@ -138,14 +142,7 @@ fn container_status(s: &PodState, role: Role, c: &Container, phase: &str) -> Val
             "message": LOST_MESSAGE,
             "exitCode": 137,
             "startedAt": null, "finishedAt": null}}),
-        (_, None) => {
-            let reason = if s.pod.spec.init_containers.is_empty() {
-                "ContainerCreating"
-            } else {
-                "PodInitializing"
-            };
-            json!({"waiting": {"reason": reason}})
-        }
+        (_, None) => json!({"waiting": {"reason": begins(s)}}),
     };
     let mut out = json!({
         "name": c.name,
@@ -161,6 +158,16 @@ fn container_status(s: &PodState, role: Role, c: &Container, phase: &str) -> Val
         out["containerID"] = json!(container_id(run));
     }
     out
+}
+
+/// Reason of a container that has not had its turn yet.
+fn begins(s: &PodState) -> &'static str {
+    if s.pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" }
+}
+
+/// It ran in an earlier sandbox and waits for its turn in the present one.
+fn starts_over(s: &PodState, role: Role, c: &Container, run: &Run) -> bool {
+    s.sandbox.as_ref().is_some_and(|b| b.id != run.sandbox) && s.restarts(role, c, run)
 }
 
 /// What the API server remembers of the run before, when this kubelet does not (it was collected).

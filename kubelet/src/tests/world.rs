@@ -457,6 +457,7 @@ fn config() -> Config {
         machine: Machine { cpus: 2, memory_bytes: 1 << 30, ..Machine::default() },
         bridge: "b".into(),
         mtu: 1500,
+        service_prefix: 16,
         seed: 1,
     }
 }
