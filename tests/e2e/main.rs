@@ -2,4 +2,6 @@
 //!
 //! Run by `make test` (or `cargo test -p pintle-tests --test e2e -- --test-threads=1`).
 
+mod badday;
 mod demo;
+mod nodes;
