@@ -1,8 +1,9 @@
 //! Chores of the repository: tidy checks, code generation from API facts.
 //!
-//! `cargo run -p pintle-xtask -- gen-schema [--check]`.
+//! `cargo run -p pintle-xtask -- gen-schema [--check] | tidy`.
 
 mod schema;
+mod tidy;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["gen-schema"] => schema::generate(&root, false),
         ["gen-schema", "--check"] => schema::generate(&root, true),
-        _ => Err("usage: cargo xtask gen-schema [--check]".to_owned()),
+        ["tidy"] => tidy::check(&root),
+        _ => Err("usage: cargo xtask gen-schema [--check] | tidy".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,7 +63,7 @@ impl FakeStore {
                     store::Compare::ModRevision(key, r) => {
                         self.kvs.get(key).map_or(0, |kv| kv.mod_revision) == *r
                     }
-                    _ => unimplemented!("only mod revisions are compared"),
+                    other => panic!("the rig compares mod revisions only, not {other:?}"),
                 });
                 if !holds {
                     let reply = store::Reply::Txn {
@@ -90,7 +90,7 @@ impl FakeStore {
                 out.push((tag, store::Reply::Txn { succeeded: true, revision, replies }));
                 out
             }
-            other => unimplemented!("{other:?}"),
+            other => panic!("the rig does not know {other:?}"),
         }
     }
 
