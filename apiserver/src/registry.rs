@@ -5,6 +5,7 @@
 //! reused. The fronts read it for discovery and for the kind of a Table.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use pintle_api::{Gvk, resources};
 
@@ -146,8 +147,8 @@ fn group_segment(group: &str) -> &str {
 /// Everything that is served.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    resources: Vec<Resource>,
-    endpoints: Vec<Endpoint>,
+    resources: Vec<Arc<Resource>>,
+    endpoints: Vec<Arc<Endpoint>>,
     by_path: HashMap<(String, String, String), EndpointId>,
     by_key: HashMap<(String, String), ResourceId>,
 }
@@ -219,7 +220,7 @@ impl Registry {
         resource.key_prefix =
             format!("{KEY_ROOT}{}/{}/", group_segment(&resource.group), resource.plural);
         self.by_key.insert((group_segment(&resource.group).into(), resource.plural.clone()), id);
-        self.resources.push(resource);
+        self.resources.push(Arc::new(resource));
         id
     }
 
@@ -229,14 +230,14 @@ impl Registry {
         let id = EndpointId(self.endpoints.len());
         endpoint.id = id;
         self.by_path.insert(path, id);
-        self.endpoints.push(endpoint);
+        self.endpoints.push(Arc::new(endpoint));
         id
     }
 
     /// By group, version and plural name.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Endpoint> {
         let id = self.by_path.get(&(group.into(), version.into(), plural.into()))?;
-        self.endpoints.get(id.0)
+        self.endpoints.get(id.0).map(|e| &**e)
     }
 
     /// The endpoint of an object, by its apiVersion and kind.
@@ -251,25 +252,25 @@ impl Registry {
     }
 
     /// A key space.
-    pub fn resource(&self, id: ResourceId) -> &Resource {
+    pub fn resource(&self, id: ResourceId) -> &Arc<Resource> {
         &self.resources[id.0]
     }
 
     /// An endpoint.
-    pub fn endpoint(&self, id: EndpointId) -> &Endpoint {
+    pub fn endpoint(&self, id: EndpointId) -> &Arc<Endpoint> {
         &self.endpoints[id.0]
     }
 
     /// All endpoints that are served, in discovery's order.
     pub fn served(&self) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.iter().filter(|e| {
+        self.endpoints.iter().map(|e| &**e).filter(|e| {
             let path = (e.group.clone(), e.version.clone(), e.plural.clone());
             self.by_path.get(&path) == Some(&e.id)
         })
     }
 
     /// All key spaces.
-    pub fn resources(&self) -> &[Resource] {
+    pub fn resources(&self) -> &[Arc<Resource>] {
         &self.resources
     }
 

@@ -7,6 +7,7 @@
 
 mod limit_ranger;
 mod namespace;
+mod pod_security;
 mod pods;
 
 use pintle_api::object;
@@ -84,11 +85,21 @@ impl Server {
         e: &Endpoint,
         new: Option<&Value>,
         old: Option<&Value>,
+        warnings: &mut Vec<String>,
     ) -> Result<()> {
         if e.group == crate::authz::rbac::GROUP
             && let Some(new) = new
         {
             self.check_escalation(work, e, new, old)?;
+        }
+        if let Some(new) = new
+            && work.request.subresource.is_empty()
+        {
+            if e.group.is_empty() && e.kind == "Namespace" {
+                self.pod_security_labels(new, old, warnings)?;
+            } else if old.is_none() || e.kind != "Pod" {
+                self.pod_security(e, new, warnings)?;
+            }
         }
         if let (Some(new), true) = (new, e.group.is_empty() && work.request.subresource.is_empty())
         {

@@ -77,13 +77,13 @@ impl Server {
         &mut self,
         work: &Work,
         mut object: Value,
-        warnings: Vec<String>,
+        mut warnings: Vec<String>,
         given: &str,
         base: &str,
         reserved: &Reserved,
     ) -> Result<Planned> {
         let endpoint = self.registry.endpoint(work.endpoint).clone();
-        self.validate_admission(work, &endpoint, Some(&object), None)?;
+        self.validate_admission(work, &endpoint, Some(&object), None, &mut warnings)?;
         let table = self.cache.table(endpoint.resource);
         let namespace = object::namespace(&object).to_owned();
         let mut key = endpoint.key(&namespace, object::name(&object));

@@ -81,7 +81,9 @@ impl Server {
             self.alloc.release(&reserved);
             return Err(Failure::invalid(&endpoint.group, &endpoint.kind, &r.name, &findings));
         }
-        if let Err(f) = self.validate_admission(work, &endpoint, Some(&new), Some(&old)) {
+        let checked =
+            self.validate_admission(work, &endpoint, Some(&new), Some(&old), &mut warnings);
+        if let Err(f) = checked {
             self.alloc.release(&reserved);
             return Err(f);
         }
