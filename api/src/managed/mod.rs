@@ -1,4 +1,4 @@
-//! managedFields: who owns which field; server-side apply.
+//! managedFields: who owns which field; server-side apply. (Being written by the engineer of the API server's core.)
 
 use crate::{Gvk, Status};
 use serde_json::Value;
