@@ -135,6 +135,7 @@ fn failure(program: &Path, output: &std::process::Output, text: &str) -> String 
     let said = said.trim().replace('\n', "; ");
     let number = said
         .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|w| !w.is_empty())
         .skip_while(|w| *w != "line")
         .nth(1)
         .and_then(|n| n.parse::<usize>().ok());

@@ -160,34 +160,7 @@ impl Kernel for Linux {
     }
 
     fn overlay(&mut self, lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
-        let make = || -> std::result::Result<OwnedFd, Errno> {
-            let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            for dir in lower {
-                // One at a time: no limit by the length of an option, no escaping of colons. Kernels before 6.5 do not
-                // know it.
-                match rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", dir.as_path()) {
-                    Ok(()) => {}
-                    Err(Errno::INVAL) => {
-                        let all = joined(lower);
-                        rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir", all.as_str())?;
-                        break;
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-            rustix::mount::fsconfig_set_string(fs.as_fd(), "upperdir", upper)?;
-            rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", work)?;
-            // The upper folder ends with its container, so that nothing has to reach the disk: neither when a program calls
-            // fsync, nor (the whole filesystem, with everybody's data) when the overlay is unmounted. Since Linux 5.10.
-            match rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile") {
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(e) => return Err(e),
-            }
-            rustix::mount::fsconfig_create(fs.as_fd())?;
-            let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-            rustix::mount::fsmount(fs.as_fd(), flags, MountAttrFlags::empty())
-        };
-        make().map_err(io(format!(
+        overlay(lower, upper, work).map_err(io(format!(
             "mount the overlay of {} layers with upper {}",
             lower.len(),
             upper.display()
@@ -250,11 +223,72 @@ fn devpts() -> std::result::Result<OwnedFd, Errno> {
     filesystem("devpts", &options, raw::ATTR_NOSUID | raw::ATTR_NOEXEC)
 }
 
-// For kernels without `lowerdir+`.
-fn joined(lower: &[PathBuf]) -> String {
-    let escaped =
-        lower.iter().map(|p| p.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:"));
-    escaped.collect::<Vec<_>>().join(":")
+/// Folders named by /proc/self/fd: short (the kernel takes 256 bytes a value, and a page in all), without characters to
+/// escape, and a container's mount table tells nothing about the host.
+struct Folders {
+    _open: Vec<OwnedFd>,
+    names: Vec<String>,
+}
+
+fn folders<'p>(paths: impl Iterator<Item = &'p Path>) -> std::result::Result<Folders, Errno> {
+    let (mut open, mut names) = (Vec::new(), Vec::new());
+    for path in paths {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        names.push(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
+        open.push(fd);
+    }
+    Ok(Folders { _open: open, names })
+}
+
+// The upper folder ends with its container, so that nothing has to reach the disk: neither when a program calls fsync, nor
+// (the whole filesystem, with everybody's data) when the overlay is unmounted. Hence `volatile`, since Linux 5.10.
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let all = [upper, work].into_iter().chain(lower.iter().map(PathBuf::as_path));
+    let dirs = folders(all)?;
+    let (ends, lower) = dirs.names.split_at(2);
+    let make = || {
+        let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for dir in lower {
+            rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", dir.as_str())?;
+        }
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "upperdir", ends[0].as_str())?;
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "workdir", ends[1].as_str())?;
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")?;
+        rustix::mount::fsconfig_create(fs.as_fd())?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        rustix::mount::fsmount(fs.as_fd(), flags, MountAttrFlags::empty())
+    };
+    match make() {
+        // Before Linux 6.5 there is no lowerdir+, and a lowerdir is over 256 bytes soon.
+        Err(Errno::INVAL) => overlay_by_mount(&dirs, upper),
+        r => r,
+    }
+}
+
+// With mount(2), which needs a place for a moment: the container's own folder, which nobody else looks at yet.
+fn overlay_by_mount(dirs: &Folders, upper: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let at = upper.parent().ok_or(Errno::INVAL)?;
+    let (ends, lower) = dirs.names.split_at(2);
+    let data =
+        format!("lowerdir={},upperdir={},workdir={},volatile", lower.join(":"), ends[0], ends[1]);
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("overlay", at, "overlay", flags, data.as_c_str())?;
+    let tree = rustix::mount::open_tree(
+        rustix::fs::CWD,
+        at,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    );
+    rustix::mount::unmount(at, UnmountFlags::DETACH)?;
+    let tree = tree?;
+    let private = libc::MS_PRIVATE;
+    raw::mount_setattr(
+        tree.as_fd(),
+        false,
+        raw::MountAttr { propagation: private, ..raw::MountAttr::default() },
+    )?;
+    Ok(tree)
 }
 
 fn launch(binary: &Path, args: &[String], cgroup: &Path, log: &Path) -> Result<()> {
@@ -310,7 +344,58 @@ use std::fs::File;
 fn shim_file(binary: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let read_only = raw::MountAttr { set: raw::ATTR_RDONLY, ..raw::MountAttr::default() };
-    rustix::mount::open_tree(rustix::fs::CWD, binary, flags)
+    let tree = |path: &Path| rustix::mount::open_tree(rustix::fs::CWD, path, flags);
+    tree(binary)
+        .or_else(|e| match (e, std::fs::read_link(binary)) {
+            // /proc/self/exe of a process that has changed its mount namespace: the same file by its name here.
+            (Errno::INVAL, Ok(path)) => tree(&path),
+            _ => Err(e),
+        })
         .and_then(|tree| raw::mount_setattr(tree.as_fd(), false, read_only).map(|()| tree))
         .map_err(io(format!("open the shim binary {}", binary.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Kernels before 6.5 take this way; this one can too.
+    #[test]
+    fn an_overlay_by_the_old_call() {
+        let dir = Path::new("/var/tmp").join(format!("pt-overlay-{}", std::process::id()));
+        let (upper, work) = (dir.join("c/upper"), dir.join("c/work"));
+        let mut lower = Vec::new();
+        for i in 0..100 {
+            let layer = dir.join(format!("{i}-{}", "long:,name".repeat(9)));
+            std::fs::create_dir_all(&layer).expect("mkdir");
+            std::fs::write(layer.join(format!("f{i}")), "x").expect("write");
+            lower.push(layer);
+        }
+        for d in [&upper, &work] {
+            std::fs::create_dir_all(d).expect("mkdir");
+        }
+        let all = [&upper, &work].into_iter().chain(&lower).map(PathBuf::as_path);
+        let old = overlay_by_mount(&folders(all).expect("open"), &upper).expect("mount");
+        let there = |tree: &OwnedFd, name: &str| {
+            rustix::fs::accessat(
+                tree,
+                name,
+                rustix::fs::Access::EXISTS,
+                rustix::fs::AtFlags::empty(),
+            )
+        };
+        assert_eq!(there(&old, "f0"), Ok(()));
+        assert_eq!(there(&old, "f99"), Ok(()));
+        drop(old);
+        let text = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        assert!(!text.contains("pt-overlay"), "it is not attached");
+        std::fs::remove_dir_all(dir.join("c")).expect("clean up");
+        for d in [&upper, &work] {
+            std::fs::create_dir_all(d).expect("mkdir");
+        }
+        let new = overlay(&lower, &upper, &work).expect("mount");
+        assert_eq!(there(&new, "f50"), Ok(()));
+        drop(new);
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
 }

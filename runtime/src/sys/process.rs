@@ -129,7 +129,7 @@ pub fn spawn_detached(
         }
         let _ = rustix::process::setsid();
         let _ = raw::cloexec_from(4);
-        super::signal::reset();
+        super::signal::reset_all();
         if file < 0 {
             return 127;
         }

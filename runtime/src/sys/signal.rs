@@ -25,22 +25,32 @@ pub fn child_fd() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+const IGNORED: [i32; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGQUIT];
+
 /// Ignores the signals that a stopped service manager or a gone reader would send; the shim ends only when told by its
 /// socket, or by SIGKILL.
 pub fn ignore_requests_to_end() {
-    for s in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGQUIT] {
+    for s in IGNORED {
         // SAFETY: SIG_IGN installs no handler code.
         unsafe { libc::signal(s, libc::SIG_IGN) };
     }
 }
 
-/// All signals to their default action and none blocked: what a new program expects. Allocates nothing.
+/// All signals to their default action and none blocked, whatever the caller was given. Allocates nothing.
+pub fn reset_all() {
+    for s in (1..65).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        // SAFETY: SIG_DFL installs no handler code; libc refuses the numbers that it keeps for itself.
+        unsafe { libc::signal(s, libc::SIG_DFL) };
+    }
+    reset();
+}
+
+/// As [`reset_all`] for a child of the shim, in which only [`ignore_requests_to_end`] has changed anything (an exec resets
+/// handlers by itself).
 pub fn reset() {
-    for s in 1..65 {
-        if s != libc::SIGKILL && s != libc::SIGSTOP {
-            // SAFETY: SIG_DFL installs no handler code; libc refuses the numbers that it keeps for itself.
-            unsafe { libc::signal(s, libc::SIG_DFL) };
-        }
+    for s in IGNORED {
+        // SAFETY: SIG_DFL installs no handler code.
+        unsafe { libc::signal(s, libc::SIG_DFL) };
     }
     // SAFETY: sigset_t is plain data; all zeroes is the empty set.
     let set: libc::sigset_t = unsafe { std::mem::zeroed() };
