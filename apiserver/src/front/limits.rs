@@ -34,6 +34,9 @@ pub const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Time from the end of the headers to the end of the body: 3 MiB in two minutes is 26 KiB/s.
 pub const BODY_TIME: Duration = Duration::from_secs(120);
 
+/// A request that is no watch and no stream is answered after so long at the latest, as in Kubernetes.
+pub const REQUEST_TIME: Duration = Duration::from_secs(60);
+
 /// An idle connection is closed after this; Go's clients keep theirs for 90 s.
 pub const IDLE_TIME: Duration = Duration::from_secs(180);
 

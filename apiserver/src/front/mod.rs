@@ -10,6 +10,8 @@
 //! join a client with streams to a node, in the forms that `stream` knows.
 
 pub mod discovery;
+#[cfg(any(test, feature = "check"))]
+pub mod hostile;
 pub mod http;
 pub mod limits;
 pub mod negotiate;
@@ -296,6 +298,7 @@ impl Front {
                 Some(Link::Http(link)) => {
                     link.timer = None;
                     link.conn.handle_timeout(now.mono);
+                    self.http_timeout(id, now);
                 }
                 Some(Link::Wire(link)) => {
                     link.timer = None;
@@ -373,7 +376,7 @@ impl Front {
             self.changed.push_back(id);
         }
         let (wanted, current) = match self.links.get_mut(&id) {
-            Some(Link::Http(link)) => (link.conn.poll_timeout(), &mut link.timer),
+            Some(Link::Http(link)) => (link.poll_timeout(), &mut link.timer),
             Some(Link::Wire(link)) => {
                 if !link.queued {
                     link.queued = true;

@@ -45,6 +45,15 @@ pub(super) enum Decision {
 
 /// Whether the path is served here and not by the core.
 pub(super) fn is_stream(target: &Target) -> bool {
+    is_node_proxy(target) || is_pod_stream(target)
+}
+
+/// `nodes/N/proxy/PATH`: what a kubelet answers over its own connection.
+fn is_node_proxy(target: &Target) -> bool {
+    target.group.is_empty() && target.resource == "nodes" && target.subresource == "proxy"
+}
+
+fn is_pod_stream(target: &Target) -> bool {
     target.group.is_empty()
         && target.resource == "pods"
         && matches!(target.subresource.as_str(), "exec" | "attach" | "portforward" | "log")
@@ -122,13 +131,16 @@ impl Front {
             verb,
             group: "",
             version: &target.version,
-            resource: "pods",
+            resource: &target.resource,
             subresource: &target.subresource,
             namespace: &target.namespace,
             name: &target.name,
             path: "",
         };
         self.core.authorize(who, &attributes)?;
+        if is_node_proxy(target) {
+            return self.node_proxy(target, request);
+        }
         let is_log = target.subresource == "log";
         if !matches!((request.method.as_str(), is_log), ("GET", _) | ("POST", false)) {
             return Err(super::special::method_not_allowed().into());
@@ -151,6 +163,35 @@ impl Front {
         Ok(Decision::Begin(Box::new(Begin { node, session, start, open })))
     }
 
+    fn node_proxy(&mut self, target: &Target, request: &Request) -> Result<Decision, Rendered> {
+        if request.method != "GET" {
+            return Err(super::special::method_not_allowed().into());
+        }
+        let name = &target.name;
+        if self.core.peek("", "nodes", "", name).is_none() {
+            return Err(Failure::not_found(GroupName { group: "", name: "nodes" }, name).into());
+        }
+        let node = self.connected(name)?;
+        let mut path = format!("/{}", target.tail);
+        if !request.query.is_empty() {
+            path = format!("{path}?{}", request.query);
+        }
+        let json = path.starts_with("/stats") || path.starts_with("/pods");
+        let content = if json { "application/json" } else { "text/plain; charset=utf-8" };
+        let start = Start::Chunked(Head::new(200, content));
+        let session = Session::Log(log::Log::new(log::Form::Plain));
+        let open = Some(node::Request::Get { path });
+        Ok(Decision::Begin(Box::new(Begin { node, session, start, open })))
+    }
+
+    fn connected(&self, node: &str) -> Result<ConnId, Failure> {
+        self.nodes.get(node).copied().ok_or_else(|| {
+            Failure::internal(format!(
+                "error dialing backend: node {node:?} is not connected to the API server"
+            ))
+        })
+    }
+
     fn pod(&self, target: &Target) -> Result<Pod, Failure> {
         let (namespace, name) = (&target.namespace, &target.name);
         let found = self.core.peek("", "pods", namespace, name);
@@ -166,11 +207,7 @@ impl Front {
             let text = format!("pod {} does not have a host assigned", pod.name);
             return Err(Failure::bad_request(text));
         }
-        self.nodes.get(node).copied().ok_or_else(|| {
-            Failure::internal(format!(
-                "error dialing backend: node {node:?} is not connected to the API server"
-            ))
-        })
+        self.connected(node)
     }
 
     fn pod_log(

@@ -148,6 +148,9 @@ pub fn request(
         }
         Verb::Delete | Verb::DeleteCollection => delete_options(&mut out.options, http, query)?,
     }
+    if matches!(verb, Verb::Create | Verb::Update | Verb::Patch) {
+        check_write_options(&out, query)?;
+    }
     if writes && out.options.field_manager.is_none() && out.patch_type != Some(PatchType::Apply) {
         out.options.field_manager = manager_of(http.header("user-agent").unwrap_or_default());
     }
@@ -190,12 +193,7 @@ fn options(verb: Verb, query: &Query) -> Result<Options> {
             if verb == Verb::Patch {
                 o.force = query.optional_flag("force");
             }
-            let kind = match verb {
-                Verb::Create => "CreateOptions",
-                Verb::Update => "UpdateOptions",
-                _ => "PatchOptions",
-            };
-            o.dry_run = dry_run(kind, query.all("dryRun").map(String::from).collect())?;
+            o.dry_run = query.get("dryRun").is_some();
         }
         Verb::Delete => {}
     }
@@ -206,24 +204,64 @@ fn clamp(n: i64) -> u32 {
     u32::try_from(n.max(0)).unwrap_or(u32::MAX)
 }
 
-fn invalid_option(kind: &str, cause: Cause) -> Failure {
-    Failure::invalid(GroupName { group: "meta.k8s.io", name: kind }, "", vec![cause])
+fn invalid_options(kind: &str, causes: Vec<Cause>) -> Failure {
+    Failure::invalid(GroupName { group: "meta.k8s.io", name: kind }, "", causes)
 }
 
-fn dry_run(kind: &str, values: Vec<String>) -> Result<bool> {
-    for value in &values {
-        if value != "All" {
-            return Err(invalid_option(
-                kind,
-                Cause {
-                    reason: "FieldValueNotSupported".into(),
-                    message: format!("Unsupported value: {value:?}: supported values: \"All\""),
-                    field: "dryRun".into(),
-                },
-            ));
+fn cause(reason: &str, field: &str, message: String) -> Cause {
+    Cause { reason: reason.into(), message, field: field.into() }
+}
+
+/// Longest name of a field manager.
+const MANAGER_BYTES_MAX: usize = 128;
+
+// The checks of ValidateCreateOptions, ValidateUpdateOptions and ValidatePatchOptions.
+fn check_write_options(request: &Request, query: &Query) -> Result<()> {
+    let o = &request.options;
+    let kind = match request.verb {
+        Verb::Create => "CreateOptions",
+        Verb::Update => "UpdateOptions",
+        _ => "PatchOptions",
+    };
+    let mut causes = Vec::new();
+    let apply = request.patch_type == Some(PatchType::Apply);
+    if o.force.is_some() && !apply {
+        let text = "Forbidden: may not be specified for non-apply patch".to_string();
+        causes.push(cause("FieldValueForbidden", "force", text));
+    }
+    if apply && o.field_manager.is_none() {
+        let text = "Required value: is required for apply patch".to_string();
+        causes.push(cause("FieldValueRequired", "fieldManager", text));
+    }
+    if let Some(manager) = &o.field_manager {
+        if manager.len() > MANAGER_BYTES_MAX {
+            let text = format!("Too long: may not be more than {MANAGER_BYTES_MAX} bytes");
+            causes.push(cause("FieldValueTooLong", "fieldManager", text));
+        }
+        if manager.chars().any(char::is_control) {
+            let text =
+                format!("Invalid value: {manager:?}: should only contain printable characters");
+            causes.push(cause("FieldValueInvalid", "fieldManager", text));
         }
     }
-    Ok(!values.is_empty())
+    causes.extend(dry_run_cause(query.all("dryRun").map(String::from).collect()));
+    if let Some(odd) = &o.field_validation
+        && !matches!(odd.as_str(), "Ignore" | "Strict" | "Warn")
+    {
+        let text = format!(
+            "Unsupported value: {odd:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
+        );
+        causes.push(cause("FieldValueNotSupported", "fieldValidation", text));
+    }
+    if causes.is_empty() { Ok(()) } else { Err(invalid_options(kind, causes)) }
+}
+
+fn dry_run_cause(values: Vec<String>) -> Option<Cause> {
+    let odd = values.iter().any(|v| v != "All");
+    odd.then(|| {
+        let text = format!("Unsupported value: {values:?}: supported values: \"All\"");
+        cause("FieldValueNotSupported", "dryRun", text)
+    })
 }
 
 fn essence(http: &http::Request) -> String {
@@ -279,11 +317,12 @@ fn patch_type(http: &http::Request) -> Result<PatchType> {
 
 // A body, when there is one, holds all the options of a delete; else they are in the query.
 fn delete_options(o: &mut Options, http: &mut http::Request, query: &Query) -> Result<()> {
+    let dry_runs: Vec<String>;
     if http.body.is_empty() {
         o.grace_period_s = query.number("gracePeriodSeconds").map_err(Failure::bad_request)?;
         o.propagation_policy = query.get("propagationPolicy").map(String::from);
         o.orphan_dependents = query.optional_flag("orphanDependents");
-        o.dry_run = dry_run("DeleteOptions", query.all("dryRun").map(String::from).collect())?;
+        dry_runs = query.all("dryRun").map(String::from).collect();
     } else {
         let body = object_body(http)?;
         let v: Value = serde_json::from_slice(&body).map_err(|e| {
@@ -299,32 +338,31 @@ fn delete_options(o: &mut Options, http: &mut http::Request, query: &Query) -> R
         }
         let values = v.get("dryRun").and_then(Value::as_array);
         let values = values.into_iter().flatten().map(|v| v.as_str().unwrap_or_default().into());
-        o.dry_run = dry_run("DeleteOptions", values.collect())?;
+        dry_runs = values.collect();
     }
-    check_propagation(o)
+    o.dry_run = !dry_runs.is_empty();
+    let causes: Vec<Cause> =
+        propagation_cause(o).into_iter().chain(dry_run_cause(dry_runs)).collect();
+    if causes.is_empty() { Ok(()) } else { Err(invalid_options("DeleteOptions", causes)) }
 }
 
-fn check_propagation(o: &Options) -> Result<()> {
-    let Some(policy) = &o.propagation_policy else { return Ok(()) };
-    let (reason, message) = if o.orphan_dependents.is_some() {
-        (
+fn propagation_cause(o: &Options) -> Option<Cause> {
+    let policy = o.propagation_policy.as_ref()?;
+    let field = "propagationPolicy";
+    if o.orphan_dependents.is_some() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        return Some(cause(
             "FieldValueInvalid",
-            format!(
-                "Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set"
-            ),
-        )
-    } else if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-        (
-            "FieldValueNotSupported",
-            format!(
-                "Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-            ),
-        )
-    } else {
-        return Ok(());
-    };
-    let cause = Cause { reason: reason.into(), message, field: "propagationPolicy".into() };
-    Err(invalid_option("DeleteOptions", cause))
+            field,
+            format!("Invalid value: {policy:?}: {why}"),
+        ));
+    }
+    let known = matches!(policy.as_str(), "Foreground" | "Background" | "Orphan");
+    (!known).then(|| {
+        let supported = "\"Foreground\", \"Background\", \"Orphan\", \"nil\"";
+        let text = format!("Unsupported value: {policy:?}: supported values: {supported}");
+        cause("FieldValueNotSupported", field, text)
+    })
 }
 
 /// The decoded path of a request.
@@ -430,9 +468,10 @@ mod tests {
         assert_eq!(r.options.grace_period_s, Some(0));
         assert_eq!(r.options.precondition_uid.as_deref(), Some("u"));
         let r =
-            build("PATCH", one, "force=true", "application/apply-patch+yaml", "{}").expect("good");
+            build("PATCH", one, "force=true&fieldManager=m", "application/apply-patch+yaml", "{}")
+                .expect("good");
         assert_eq!((r.patch_type, r.options.force), (Some(PatchType::Apply), Some(true)));
-        assert_eq!(r.options.field_manager, None, "apply must name its manager");
+        assert_eq!(r.options.field_manager.as_deref(), Some("m"));
     }
 
     #[test]
@@ -457,6 +496,16 @@ mod tests {
                 422,
                 "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Odd\": \
                  supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+            ),
+            (
+                build("PATCH", one, "", "application/apply-patch+yaml", "{}"),
+                422,
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ),
+            (
+                build("POST", path, "dryRun=Odd", "", "{}"),
+                422,
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Odd\"]: supported values: \"All\"",
             ),
             (
                 build("GET", "/api/v1/namespaces/n/configmaps/..", "", "", ""),

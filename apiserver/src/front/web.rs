@@ -1,7 +1,7 @@
 //! One HTTP connection's requests, from bytes to the core and back.
 
 use super::http::{self, Head};
-use super::limits::{OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES};
+use super::limits::{OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES, REQUEST_TIME};
 use super::negotiate::{self, Accepted};
 use super::render::{self, Kind, Rendered};
 use super::rest::{self, Target};
@@ -19,7 +19,7 @@ pub(super) enum Work {
     /// There is none.
     Idle,
     /// The core was asked for one answer.
-    Waiting { request: RequestId, accepted: Accepted, kind: Kind },
+    Waiting { request: RequestId, accepted: Accepted, kind: Kind, deadline: Time },
     /// The core sends events.
     Watching(Watching),
     /// Bytes go between the client and a node.
@@ -66,6 +66,18 @@ impl Link {
             work: Work::Idle,
             peer,
             access: Access::default(),
+        }
+    }
+
+    /// When something is to be done though no byte moves.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let work = match &self.work {
+            Work::Waiting { deadline, .. } => Some(*deadline),
+            Work::Idle | Work::Watching(_) | Work::Streaming(_) => None,
+        };
+        match (self.conn.poll_timeout(), work) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
         }
     }
 
@@ -230,7 +242,7 @@ impl Front {
                 paused: false,
             })
         } else {
-            Work::Waiting { request, accepted, kind }
+            Work::Waiting { request, accepted, kind, deadline: now.mono + REQUEST_TIME }
         };
         self.core.handle_request(request, &ask.who, ask.request, now);
         if watch {
@@ -282,7 +294,7 @@ impl Front {
         let Some(link) = self.web(id) else { return };
         match (&link.work, reply) {
             (
-                Work::Waiting { request: own, accepted, kind },
+                Work::Waiting { request: own, accepted, kind, .. },
                 api::Reply::Object { code, warnings, body },
             ) if *own == request => {
                 let answer = render::reply(code, &warnings, &body, accepted, kind, now.wall);
@@ -338,6 +350,22 @@ impl Front {
         link.work = Work::Idle;
         link.conn.end(now.mono);
         self.finished(id, 200, now);
+    }
+
+    /// Time passed: a request that the core (or the store behind it) does not answer is given up.
+    pub(super) fn http_timeout(&mut self, id: ConnId, now: Now) {
+        let Some(link) = self.web(id) else { return };
+        let Work::Waiting { request, deadline, .. } = &link.work else { return };
+        if *deadline > now.mono {
+            return;
+        }
+        let request = *request;
+        self.owners.remove(&request);
+        self.core.cancel(request);
+        let text = "Timeout: request did not complete within the allotted timeout";
+        let mut f = Failure::plain(504, "Timeout", text);
+        f.details = Some(Box::default());
+        self.answer(id, f.into(), now);
     }
 
     /// The client took bytes: a paused watch may go on.

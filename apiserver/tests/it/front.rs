@@ -152,6 +152,21 @@ fn bodies_over_the_limit_are_413() {
 }
 
 #[test]
+fn a_store_that_does_not_answer_is_not_waited_for_longer_than_a_minute() {
+    let mut web = Web::new();
+    let c = web.admin();
+    web.silent = true;
+    let body = configmap("a", "1");
+    let head = format!("POST {CONFIGMAPS} HTTP/1.1\r\nHost: h\r\nContent-Length: {}", body.len());
+    web.write(c, format!("{head}\r\n\r\n{body}").as_bytes());
+    web.pass(Duration::from_secs(59));
+    assert!(web.read(c).is_empty());
+    web.pass(Duration::from_secs(2));
+    let answer = crate::web::parse(&web.read(c));
+    assert_eq!((answer.code, answer.json()["reason"].as_str()), (504, Some("Timeout")));
+}
+
+#[test]
 fn daemons_are_served_by_who_they_are() {
     let mut web = Web::new();
     let mut cli = Daemon::connect(&mut web, "cli", "");

@@ -252,3 +252,19 @@ fn port_forward_by_channels_reaches_the_node() {
     kubelet.send(&mut web, stream, &Frame::End);
     assert!(web.read(c).ends_with(&[0x88, 2, 3, 0xe8]));
 }
+
+#[test]
+fn a_nodes_own_pages_come_over_its_connection() {
+    let (mut web, c, mut kubelet) = cluster();
+    let path = "/api/v1/nodes/n1/proxy/stats/summary?only_cpu_and_memory=true";
+    web.write(c, format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+    let (stream, request) = kubelet.opened(&mut web);
+    let want = Request::Get { path: "/stats/summary?only_cpu_and_memory=true".into() };
+    assert_eq!(request, want);
+    kubelet.send(&mut web, stream, &Frame::Accepted);
+    kubelet.send(&mut web, stream, &data(1, b"{}"));
+    kubelet.send(&mut web, stream, &Frame::End);
+    let answer = parse(&web.read(c));
+    assert_eq!((answer.code, answer.body.as_str()), (200, "{}"));
+    assert!(answer.head.contains("application/json"), "{answer:?}");
+}

@@ -19,6 +19,8 @@ pub struct Web {
     pub front: Front,
     pub now: Now,
     store: FakeStore,
+    /// The store answers nothing while this is set.
+    pub silent: bool,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -49,7 +51,7 @@ impl Web {
         let authn = Authenticator::new(Some(authority), None);
         let front = Front::new(core, authn, Config::default());
         let store = FakeStore { revision: 1, ..FakeStore::default() };
-        let mut web = Web { front, now, store, ca };
+        let mut web = Web { front, now, store, silent: false, ca };
         web.front.set_store_connected(true, now);
         web.settle();
         assert!(web.front.core().ready());
@@ -63,7 +65,9 @@ impl Web {
     /// Carries messages between core and store until there are none.
     pub fn settle(&mut self) {
         while let Some(message) = self.front.poll_store() {
-            if let ToStore::Request(tag, request) = message {
+            if let ToStore::Request(tag, request) = message
+                && !self.silent
+            {
                 for (tag, reply) in self.store.handle(tag, request) {
                     self.front.handle_store(tag, reply, self.now);
                 }
