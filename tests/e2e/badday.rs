@@ -203,7 +203,7 @@ fn user_errors_are_one_clear_line() {
     assert!(!std::path::Path::new("/tmp/pt-nobody").exists(), "nothing half made");
     // Port in use.
     let mut listener =
-        lab.command("busybox").args(["nc", "-lk", "-p", "6443"]).spawn().expect("listener");
+        lab.command("busybox").args(["nc", "-l", "-p", "6443"]).spawn().expect("listener");
     eventually("the port to be taken", SOON, || {
         lab.sh("busybox netstat -ltn | grep -q :6443")
             .out

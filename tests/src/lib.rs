@@ -227,12 +227,9 @@ impl Lab {
         if let Some(v2) =
             mounts.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4))
         {
-            // Named after a hash of the folder: found by asking the binary would not be independent.
-            for entry in fs::read_dir(v2).expect("cgroup2").flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if name.starts_with("pintle-") && !before().contains(&name) {
-                    left.push(format!("cgroup {name}"));
-                }
+            let own = Path::new(v2).join(cgroup_root(&dir));
+            if own.exists() {
+                left.push(format!("cgroup {}", own.display()));
             }
         }
         let links = self.sh("ip -o link show").out;
@@ -248,10 +245,11 @@ impl Lab {
     }
 }
 
-// cgroups of other clusters on this machine, which are none of ours.
-fn before() -> &'static Vec<String> {
-    static BEFORE: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
-    BEFORE.get_or_init(Vec::new)
+// How `pintle up` names the cgroup of a data directory: FNV-1a of the path, folded to 32 bits.
+fn cgroup_root(dir: &str) -> String {
+    let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
+    let hash = dir.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    format!("pintle-{:08x}", (hash ^ (hash >> 32)) as u32)
 }
 
 impl Drop for Lab {
