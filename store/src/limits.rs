@@ -8,8 +8,9 @@ pub const KEY_BYTES_MAX: usize = 4096;
 /// Largest value. The API server takes bodies up to 3 MiB, as Kubernetes does.
 pub const VALUE_BYTES_MAX: usize = 3 << 20;
 
-/// Largest record of one transaction in the log: half a segment, so that it always fits the next one.
-pub const RECORD_BYTES_MAX: usize = 8 << 20;
+/// Largest record of one transaction in the log. It fits the next segment whatever is in this one, and its
+/// events with the values before them fit one message of 16 MiB.
+pub const RECORD_BYTES_MAX: usize = 6 << 20;
 
 /// Operations and compares of one transaction. A namespace of 2,000 objects can be applied at once.
 pub const TXN_OPS_MAX: usize = 4096;

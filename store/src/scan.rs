@@ -64,12 +64,19 @@ fn segment_numbers(disk: &dyn Disk) -> Result<Vec<u64>, OpenError> {
     Ok(numbers)
 }
 
-fn load(disk: &dyn Disk, number: u64) -> Result<Vec<u8>, OpenError> {
+/// Reads a segment, at most `bytes_max` bytes of it, into `buffer`.
+fn load(
+    disk: &dyn Disk,
+    number: u64,
+    bytes_max: usize,
+    buffer: &mut Vec<u8>,
+) -> Result<(), OpenError> {
     let name = segment_name(number);
-    let read = || {
+    let mut read = || {
         let file = disk.open(&name)?;
-        let size = file.size_bytes()?;
-        disk::read_exact_at(&*file, 0, size as usize)
+        let size = usize::try_from(file.size_bytes()?).unwrap_or(usize::MAX);
+        buffer.resize(size.min(bytes_max), 0);
+        disk::read_into(&*file, 0, buffer)
     };
     read().map_err(|e| OpenError::io(format!("read {name}"), e))
 }
@@ -90,7 +97,9 @@ pub(crate) fn scan(
             records: 0,
         });
     };
-    let mut bytes = load(disk, first_number)?;
+    // One buffer for all segments: memory stays at the size of one.
+    let mut bytes = Vec::new();
+    load(disk, first_number, usize::MAX, &mut bytes)?;
     let mut rest = numbers[1..].iter().copied();
     let first = match SegmentHeader::decode(&bytes) {
         Ok(h) if h.number == first_number => h,
@@ -110,33 +119,29 @@ pub(crate) fn scan(
     loop {
         let End { offset, bad, why } = walk.segment(number, &bytes, first.store_id, visit)?;
         segments.push((number, bytes.len() as u64, walk.revision));
-        let next = match rest.next() {
-            None => None,
-            Some(n) => Some((n, load(disk, n)?)),
-        };
-        if let Some((n, next_bytes)) = &next
-            && let Ok(h) = SegmentHeader::decode(next_bytes)
-        {
-            if h.number != *n || h.store_id != first.store_id {
-                return Err(damaged(*n, 0, "the segment belongs to another place or store"));
+        let next = rest.next();
+        if let Some(n) = next {
+            let mut head = Vec::new();
+            load(disk, n, SEGMENT_HEADER_BYTES, &mut head)?;
+            if let Ok(h) = SegmentHeader::decode(&head) {
+                if h.number != n || h.store_id != first.store_id {
+                    return Err(damaged(n, 0, "the segment belongs to another place or store"));
+                }
+                if h.batch != walk.batch + 1 || h.prev_crc != walk.chain {
+                    let why = format!("{why}, and the next segment says that more was here");
+                    return Err(damaged(number, bad, why));
+                }
+                number = n;
+                load(disk, n, usize::MAX, &mut bytes)?;
+                continue;
             }
-            if h.batch != walk.batch + 1 || h.prev_crc != walk.chain {
-                let why = format!("{why}, and the next segment says that more was here");
-                return Err(damaged(number, bad, why));
-            }
-            (number, bytes) = (*n, next.map(|(_, b)| b).unwrap_or_default());
-            continue;
         }
         let mut torn = Vec::new();
         walk.judge_tail((number, bad), number, offset, &bytes, first.store_id, why, &mut torn)?;
-        let mut unused = next;
-        while let Some((n, b)) = unused {
-            walk.judge_tail((number, bad), n, 0, &b, first.store_id, why, &mut torn)?;
-            segments.push((n, b.len() as u64, 0));
-            unused = match rest.next() {
-                None => None,
-                Some(n) => Some((n, load(disk, n)?)),
-            };
+        for n in next.into_iter().chain(rest) {
+            load(disk, n, usize::MAX, &mut bytes)?;
+            walk.judge_tail((number, bad), n, 0, &bytes, first.store_id, why, &mut torn)?;
+            segments.push((n, bytes.len() as u64, 0));
         }
         return Ok(Scan {
             first: Some(first),

@@ -144,7 +144,7 @@ impl Store {
     }
 
     pub(crate) fn record_bytes_max(&self) -> usize {
-        limits::RECORD_BYTES_MAX.min(self.config.segment_bytes as usize / 4)
+        limits::RECORD_BYTES_MAX.min(self.config.segment_bytes as usize / 8 * 3)
     }
 
     /// All keys are known as volatile in the log, so that a crash cannot make their loss a surprise.

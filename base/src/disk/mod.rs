@@ -48,12 +48,18 @@ pub trait File: Send + Sync {
 /// Reads exactly `len` bytes at `offset`; a file that ends before is `UnexpectedEof`.
 pub fn read_exact_at(file: &dyn File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut buf = vec![0; len];
+    read_into(file, offset, &mut buf)?;
+    Ok(buf)
+}
+
+/// Fills `buf` from `offset` on; a file that ends before is `UnexpectedEof`.
+pub fn read_into(file: &dyn File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
-    while done < len {
+    while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => done += n,
         }
     }
-    Ok(buf)
+    Ok(())
 }

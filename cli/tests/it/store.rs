@@ -42,6 +42,7 @@ impl Home {
     }
 
     /// Starts the store and waits until it is ready.
+    #[expect(clippy::zombie_processes, reason = "the caller kills it and waits for it")]
     fn start(&self) -> Child {
         let child = self.command(&[]).stderr(Stdio::null()).spawn().expect("start the store");
         let mut buffer = [0; 64];

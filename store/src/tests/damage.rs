@@ -4,8 +4,8 @@ use pintle_base::Prng;
 use pintle_base::disk::SimDisk;
 
 use super::{Rig, at_ms};
-use crate::OpenError;
 use crate::job::segment_name;
+use crate::{OpenError, inspect};
 
 /// A store with `n` single writes, each a batch of its own. The file is returned with the last used byte.
 fn written(n: usize) -> (SimDisk, usize) {
@@ -91,4 +91,58 @@ fn random_damage_never_panics() {
         }
     }
     assert!(refused > 100 && opened > 10, "{refused} {opened}");
+}
+
+/// Repair cuts at the damage, keeps what it cuts, and what lies before survives; then the store works.
+#[test]
+fn repair_cuts_at_the_damage_and_keeps_the_bytes_aside() {
+    let mut rig = Rig::new(1);
+    for i in 0..150 {
+        rig.put(&format!("k{i}"), "some value that takes a little room");
+    }
+    let disk = rig.disk;
+    disk.process_restart();
+    let name = segment_name(2);
+    let whole = disk.contents(&name).unwrap();
+    disk.corrupt(&name, 4000, |b| b[0] ^= 1);
+    let Err(OpenError::Damaged { segment, offset, .. }) = inspect::fsck(&disk) else {
+        panic!("the damage was not found");
+    };
+    assert_eq!(segment, name);
+    let lines = inspect::repair(&disk, &segment, offset).unwrap();
+    assert!(lines.iter().any(|l| l.contains("copy kept as")), "{lines:?}");
+    let aside = disk.contents(&format!("{name}.damaged")).unwrap();
+    assert_eq!(aside.iter().zip(&whole).filter(|(a, b)| a != b).count(), 1);
+    let checked = inspect::fsck(&disk).unwrap();
+    assert!(checked.keys > 60 && checked.keys < 150, "{checked:?}");
+    let (mut rig, recovery) = Rig::open(&disk, at_ms(1)).unwrap();
+    assert_eq!(recovery.keys, checked.keys);
+    assert!(rig.get("k0").is_some() && rig.get("k149").is_none());
+    rig.put("k149", "again");
+    let disk = rig.close();
+    disk.process_restart();
+    assert!(inspect::fsck(&disk).unwrap().clean);
+}
+
+#[test]
+fn dump_prints_every_operation() {
+    let mut rig = Rig::new(1);
+    rig.put("a", "x\n");
+    rig.call(super::volatile(vec![super::put("hb", "1")]));
+    rig.call(super::txn(vec![super::delete("a")]));
+    let disk = rig.close();
+    disk.process_restart();
+    let mut lines = Vec::new();
+    inspect::dump(&disk, true, &mut |l| lines.push(l.to_owned())).unwrap();
+    let ops: Vec<&str> = lines.iter().filter_map(|l| l.strip_prefix("  ")).collect();
+    assert_eq!(
+        ops,
+        [
+            "put a create=2 version=1 lease=0 bytes=2 value=x\\n",
+            "put hb create=3 version=1 lease=0 bytes=1 volatile value=1",
+            "reserve 4099",
+            "delete a",
+            "clean",
+        ]
+    );
 }
