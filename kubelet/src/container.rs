@@ -47,7 +47,7 @@ pub struct Context<'a> {
     pub volumes: &'a [VolumeSpec],
 }
 
-/// FNV-1a, for names that must be short and the same each time. Not for secrets.
+/// FNV-1a with a final mix, for names that must be short and the same each time. Not for secrets.
 pub fn fnv(parts: &[&str], seed: u64) -> u64 {
     let mut h = 0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for part in parts {
@@ -55,7 +55,9 @@ pub fn fnv(parts: &[&str], seed: u64) -> u64 {
             h = (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    h
+    // So that inputs that differ in their last byte differ everywhere.
+    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^ (h >> 31)
 }
 
 /// Hash of what forces a restart of a running container when it changes (its name and image).

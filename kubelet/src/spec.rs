@@ -404,9 +404,14 @@ impl Pod {
     }
 
     /// Host name that the containers see: `spec.hostname` or the pod's name, at most 63 characters.
+    ///
+    /// A pod on the host's network has the host's name: the node's.
     pub fn hostname(&self) -> String {
-        let name =
-            if self.spec.hostname.is_empty() { &self.metadata.name } else { &self.spec.hostname };
+        let name = match (self.spec.host_network, self.spec.hostname.as_str()) {
+            (true, _) if !self.spec.node_name.is_empty() => &self.spec.node_name,
+            (_, "") => &self.metadata.name,
+            (_, _) => &self.spec.hostname,
+        };
         let cut: String = name.chars().take(63).collect();
         cut.trim_end_matches(['-', '.']).to_string()
     }
