@@ -345,7 +345,11 @@ impl Runtime {
 
     /// What cannot be enforced on this host (a controller on a v1 hierarchy, no seccomp, ...), a line each.
     pub fn conditions(&self) -> Vec<String> {
-        self.tree.conditions()
+        let mut all = self.tree.conditions();
+        if !std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+            all.push("system calls are not filtered: this kernel has no seccomp filters".into());
+        }
+        all
     }
 
     /// Makes namespaces and cgroup and starts the shim. The same id and configuration again: gives it back.

@@ -78,6 +78,7 @@ fn filesystem(
     attrs: u64,
 ) -> std::result::Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "source", kind)?;
     for (key, value) in options {
         if value.is_empty() {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), *key)?;
@@ -249,6 +250,7 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<
     let (ends, lower) = dirs.names.split_at(2);
     let make = || {
         let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "source", "overlay")?;
         for dir in lower {
             rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", dir.as_str())?;
         }

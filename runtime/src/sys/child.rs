@@ -93,8 +93,9 @@ impl<'a> Prepared<'a> {
             self.filter().map_err(at(phase::SECCOMP))?;
         }
         identity(p).map_err(at(phase::IDENTITY))?;
-        rustix::process::chdir(p.cwd.c()).map_err(at(phase::CWD))?;
         let go = self.close_others().map_err(at(phase::STDIO))?;
+        // Only now: a link in the image could lead the way through a descriptor of ours to the host (CVE-2024-21626).
+        rustix::process::chdir(p.cwd.c()).map_err(at(phase::CWD))?;
         if let Some(go) = go {
             self.tell(phase::READY, 0);
             let mut byte = [0u8; 1];
@@ -309,6 +310,7 @@ fn attach(tree: BorrowedFd<'_>, root: BorrowedFd<'_>, at: &CStr) -> Result<(), E
 
 fn new_filesystem(fs: &CStr, options: &[(Z, Z)], attrs: u32) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), c"source", fs)?;
     for (key, value) in options {
         if value.text().is_empty() {
             rustix::mount::fsconfig_set_flag(context.as_fd(), key.c())?;

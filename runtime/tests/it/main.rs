@@ -8,6 +8,7 @@ mod containers;
 mod host;
 mod measure;
 mod recovery;
+mod security;
 mod streams;
 
 type Test = (&'static str, fn());
@@ -28,7 +29,8 @@ fn main() {
         filters.is_empty()
             || filters.iter().any(|f| if flag("--exact") { name == *f } else { name.contains(*f) })
     };
-    let tests: Vec<Test> = [containers::TESTS, streams::TESTS, recovery::TESTS].concat();
+    let tests: Vec<Test> =
+        [containers::TESTS, streams::TESTS, recovery::TESTS, security::TESTS].concat();
     let tests: Vec<Test> = tests.into_iter().filter(|(name, _)| wanted(name)).collect();
     if flag("--list") {
         // None is ever ignored: what cannot run fails and says why.
