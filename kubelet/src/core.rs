@@ -103,7 +103,7 @@ pub struct Kubelet {
     pub(crate) purposes: BTreeMap<Token, Purpose>,
     next_token: Token,
     synced: bool,
-    connected: bool,
+    pub(crate) connected: bool,
     // Events made where no outbox is at hand.
     pub(crate) pending: Vec<(Purpose, Request)>,
 }

@@ -103,12 +103,14 @@ pub fn plan(s: &PodState, network_ready: bool, now: Now) -> Plan {
 
 /// The phase in which the pod ends, when its containers (or the API server) say that it has ended.
 pub fn finished(s: &PodState) -> Option<&'static str> {
+    // What the API server shows as ended stays ended, whoever said so.
+    match s.pod.status.get("phase").and_then(|p| p.as_str()) {
+        Some("Succeeded") => return Some("Succeeded"),
+        Some("Failed") => return Some("Failed"),
+        _ => {}
+    }
     if s.runs.is_empty() {
-        return match s.pod.status.get("phase").and_then(|p| p.as_str()) {
-            Some("Succeeded") => Some("Succeeded"),
-            Some("Failed") => Some("Failed"),
-            _ => None,
-        };
+        return None;
     }
     for (role, c) in s.pod.all_containers().filter(|(r, _)| *r == Role::Init) {
         if let Some(run) = s.last_run(&c.name)

@@ -428,7 +428,8 @@ impl Kubelet {
     fn report(&mut self, uid: &str, s: &mut PodState, now: Now, out: &mut Outbox) {
         let track = self.tracks.entry(uid.to_string()).or_default();
         // While a job is with the workers the next state is milliseconds away: one patch instead of two.
-        if !s.wanted || track.under_way || s.busy || s.delete_sent {
+        let may = self.connected && s.wanted && !s.delete_sent;
+        if !may || track.under_way || s.busy {
             return;
         }
         let Some(new) = status::compute(s, self.config.node_ip, now) else {
@@ -469,7 +470,7 @@ impl Kubelet {
         if !s.wanted {
             return true;
         }
-        if !s.delete_sent {
+        if !s.delete_sent && self.connected {
             s.delete_sent = true;
             let m = &s.pod.metadata;
             let mut r = Request::new(Verb::Delete, "", "v1", "pods");

@@ -33,7 +33,15 @@ pub fn compute(s: &PodState, host_ip: Option<IpAddr>, now: Now) -> Option<Value>
     }
     let phase = phase(s);
     let mut out = Map::new();
-    out.insert("phase".into(), json!(phase));
+    // A pod ends when its last container has: until then it shows what it showed.
+    let shown = match (phase, s.any_alive()) {
+        ("Succeeded" | "Failed", true) => match s.pod.status["phase"].as_str() {
+            Some("Pending") => "Pending",
+            _ => "Running",
+        },
+        (phase, _) => phase,
+    };
+    out.insert("phase".into(), json!(shown));
     if let Some(v) = &s.verdict {
         out.insert("reason".into(), json!(v.reason));
         out.insert("message".into(), json!(v.message));
@@ -156,6 +164,22 @@ fn container_status(s: &PodState, role: Role, c: &Container, phase: &str) -> Val
     });
     if let Some(run) = run {
         out["containerID"] = json!(container_id(run));
+    }
+    if !c.volume_mounts.is_empty() {
+        out["volumeMounts"] = c.volume_mounts.iter().map(mount_status).collect();
+    }
+    if !c.resources.requests.is_empty() || !c.resources.limits.is_empty() {
+        out["resources"] = json!({"requests": c.resources.requests, "limits": c.resources.limits});
+        out["allocatedResources"] = json!(c.resources.requests);
+    }
+    out
+}
+
+fn mount_status(m: &crate::spec::VolumeMount) -> Value {
+    let mut out = json!({"name": m.name, "mountPath": m.mount_path});
+    if m.read_only {
+        out["readOnly"] = json!(true);
+        out["recursiveReadOnly"] = json!("Disabled");
     }
     out
 }

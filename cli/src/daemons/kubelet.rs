@@ -354,6 +354,8 @@ impl Shell {
     fn shim_gone(&mut self, token: Token, now: Now) {
         self.l.close(token);
         if let Some(shim) = self.shims.remove(&token) {
+            self.checks.sandbox_gone(&mut self.l, &shim.sandbox);
+            self.sessions.sandbox_gone(&mut self.l, self.api, &shim.sandbox);
             // A sandbox that is being removed reports its end by the job; only a live one can be lost.
             let alive = self.runtime.sandbox(&shim.sandbox).is_ok_and(|s| s.shim_pid != 0);
             if !alive {

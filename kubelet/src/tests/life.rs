@@ -77,6 +77,22 @@ fn init_containers_run_in_order_and_sidecars_outlive_the_rest() {
 }
 
 #[test]
+fn a_pod_ends_with_its_last_sidecar() {
+    let mut w = World::new();
+    w.stubborn.insert("s".into());
+    let side = json!({"name": "s", "image": "img", "restartPolicy": "Always"});
+    w.apply(
+        "a",
+        json!({"restartPolicy": "Never", "initContainers": [side], "containers": [container("c")]}),
+    );
+    w.exit("c", 0);
+    assert_eq!(w.status("a")["phase"], "Running", "the sidecar still runs");
+    assert!(!w.condition("a", "Ready") && w.log.contains(&"signal 15 to s".to_string()));
+    w.exit("s", 1);
+    assert_eq!(w.status("a")["phase"], "Succeeded", "a sidecar's exit code does not matter");
+}
+
+#[test]
 fn a_failed_init_container_ends_the_pod_or_is_tried_again() {
     for (policy, phase, state) in [
         ("Never", "Failed", "exit 1"),

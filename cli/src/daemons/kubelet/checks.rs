@@ -225,6 +225,15 @@ impl Checks {
         self.end(l, id, code == 0, message);
         true
     }
+
+    /// A shim is gone: no end of its execs will be reported.
+    pub fn sandbox_gone(&mut self, l: &mut Loop<Post>, sandbox: &str) {
+        let of = |(key, id): (&(String, u64), &u64)| (key.0 == sandbox).then_some(*id);
+        let lost: Vec<u64> = self.execs.iter().filter_map(of).collect();
+        for id in lost {
+            self.end(l, id, false, "the container ended".into());
+        }
+    }
 }
 
 /// Reads what is there; true at the end of it. What is beyond the limit is dropped.

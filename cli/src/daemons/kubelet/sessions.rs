@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, OwnedFd};
 const CHUNK_BYTES: usize = 16 << 10;
 /// Chunks of one session in one turn, so that others get theirs.
 const BUDGET: usize = 32;
+/// Exit code of what was killed: 128 + SIGKILL.
+const KILLED: i32 = 137;
 
 struct Output {
     channel: u8,
@@ -517,6 +519,22 @@ impl Sessions {
                     touched.push(*id);
                 }
                 _ => {}
+            }
+        }
+        for id in touched {
+            self.pump(l, api, id);
+        }
+    }
+
+    /// A shim is gone: what ran in its sandbox was killed with it.
+    pub fn sandbox_gone(&mut self, l: &mut Loop<Post>, api: Token, sandbox: &str) {
+        let mut touched = Vec::new();
+        for (id, s) in &mut self.open {
+            if let Kind::Process(p) = &mut s.kind
+                && p.sandbox == sandbox
+            {
+                p.code.get_or_insert(KILLED);
+                touched.push(*id);
             }
         }
         for id in touched {
