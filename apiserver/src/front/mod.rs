@@ -217,7 +217,7 @@ impl Front {
     pub fn is_done(&self, id: ConnId) -> bool {
         match self.links.get(&id) {
             Some(Link::Http(link)) => link.conn.is_done(),
-            Some(Link::Wire(link)) => link.dead,
+            Some(Link::Wire(link)) => link.is_done(),
             None => true,
         }
     }
@@ -274,17 +274,24 @@ impl Front {
         self.run(now);
     }
 
-    /// No new requests: idle connections end, the others when their answer has.
-    pub fn drain(&mut self) {
+    /// No new requests: watches end, idle connections end, the others when their answer has.
+    pub fn drain(&mut self, now: Now) {
         let ids: Vec<ConnId> = self.links.keys().copied().collect();
         for id in ids {
             match self.links.get_mut(&id) {
-                Some(Link::Http(link)) => link.conn.drain(),
-                Some(Link::Wire(link)) => link.conn.go_away(),
+                Some(Link::Http(link)) => {
+                    link.conn.drain();
+                    self.http_drain(id, now);
+                }
+                Some(Link::Wire(link)) => {
+                    link.conn.go_away();
+                    link.draining = true;
+                }
                 None => {}
             }
             self.touch(id);
         }
+        self.run(now);
     }
 
     /// Time passed.

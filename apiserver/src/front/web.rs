@@ -398,6 +398,16 @@ impl Front {
         }
     }
 
+    /// The server is about to end: so does a watch.
+    pub(super) fn http_drain(&mut self, id: ConnId, now: Now) {
+        let Some(link) = self.web(id) else { return };
+        let Work::Watching(watching) = &link.work else { return };
+        let request = watching.request;
+        self.owners.remove(&request);
+        self.core.cancel(request);
+        self.http_end(id, now);
+    }
+
     /// The connection is gone.
     pub(super) fn http_closed(&mut self, link: Link) {
         match link.work {

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// What a stream of the peer's is.
 struct Stream {
     request: RequestId,
+    /// It is a watch: it has no end of its own.
+    watch: bool,
     /// Messages that did not fit into the stream's credit; while there are some, the watch is paused.
     queue: VecDeque<(Vec<u8>, Body)>,
     /// Finish the stream when the queue is empty.
@@ -25,6 +27,8 @@ pub(super) struct Link {
     pub(super) conn: Conn,
     pub(super) timer: Option<Time>,
     pub(super) dead: bool,
+    /// The server is about to end.
+    pub(super) draining: bool,
     /// It is on the list of connections with events.
     pub(super) queued: bool,
     peer: Peer,
@@ -46,6 +50,7 @@ impl Link {
             conn: Conn::accept(hello, Limits::default(), now.mono),
             timer: None,
             dead: false,
+            draining: false,
             queued: false,
             peer,
             hello: Hello::default(),
@@ -53,6 +58,11 @@ impl Link {
             streams: BTreeMap::new(),
             node_streams: BTreeMap::new(),
         }
+    }
+
+    /// The connection is to be closed.
+    pub(super) fn is_done(&self) -> bool {
+        self.dead || (self.draining && self.streams.values().all(|s| s.watch))
     }
 }
 
@@ -187,10 +197,12 @@ impl Front {
                     link.conn.reset(stream, ResetCode::Forbidden);
                     return;
                 };
+                let watch = request.verb == api::Verb::Watch;
                 let request_id = self.ask(Owner::Wire(id, stream));
                 if let Some(link) = self.link(id) {
                     let new = Stream {
                         request: request_id,
+                        watch,
                         queue: VecDeque::new(),
                         ending: false,
                         paused: false,

@@ -113,6 +113,29 @@ fn a_watch_sends_changes_and_ends_in_time() {
 }
 
 #[test]
+fn a_server_that_ends_lets_answers_finish_and_ends_watches() {
+    let mut web = Web::new();
+    let (idle, watch, asking) = (web.admin(), web.admin(), web.admin());
+    let mut cli = Daemon::connect(&mut web, "cli", "");
+    let request = api::Request::new(Verb::Watch, "", "v1", "nodes");
+    cli.conn.request(&msg::encode(&Open::Api(Box::new(request)))).expect("room");
+    cli.turn(&mut web);
+    web.write(watch, format!("GET {CONFIGMAPS}?watch=1 HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+    let body = configmap("a", "1");
+    let head = format!("POST {CONFIGMAPS} HTTP/1.1\r\nHost: h\r\nContent-Length: {}", body.len());
+    // Its answer waits for the store when the end comes.
+    web.front.handle_input(asking, format!("{head}\r\n\r\n{body}").as_bytes(), web.now);
+    web.front.drain(web.now);
+    assert!(web.front.is_done(idle) && web.front.is_done(cli.id));
+    assert!(web.read(watch).ends_with(b"0\r\n\r\n") && web.front.is_done(watch));
+    assert!(!web.front.is_done(asking));
+    web.settle();
+    let answer = crate::web::parse(&web.read(asking));
+    assert!(answer.code == 201 && answer.head.contains("Connection: close"), "{answer:?}");
+    assert!(web.front.is_done(asking));
+}
+
+#[test]
 fn a_client_that_stops_reading_costs_a_bounded_buffer_and_misses_nothing() {
     let mut web = Web::new();
     let (mut c, w) = (web.admin(), web.admin());

@@ -327,7 +327,7 @@ impl Shell {
                     for listener in self.listeners {
                         self.l.close(listener);
                     }
-                    self.front.drain();
+                    self.front.drain(now);
                     ending = Some(now.mono + DRAIN_TIME);
                 } else {
                     self.handle(event, now);
@@ -441,7 +441,7 @@ impl Shell {
     fn pump(&mut self, now: Now) {
         loop {
             if let Some(message) = self.front.poll_store() {
-                self.to_store(message, now);
+                self.forward(message, now);
             } else if let Some(id) = self.front.poll_changed() {
                 if let Some(token) = self.tokens.get(&id).copied() {
                     self.input(token, now);
@@ -459,7 +459,7 @@ impl Shell {
         }
     }
 
-    fn to_store(&mut self, message: ToStore, now: Now) {
+    fn forward(&mut self, message: ToStore, now: Now) {
         match message {
             ToStore::Request(tag, request) => {
                 self.store.backlog.push_back((tag, request));
