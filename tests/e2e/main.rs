@@ -4,4 +4,5 @@
 
 mod badday;
 mod demo;
+mod network;
 mod nodes;
