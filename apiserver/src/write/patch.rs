@@ -1,6 +1,6 @@
 //! Patch: make the new object from the cached one, then go the way of an update.
 
-use pintle_api::{decode, managed, patch};
+use pintle_api::{decode, managed, object, patch};
 use pintle_wire::msg::api::PatchType;
 use serde_json::Value;
 
@@ -46,8 +46,12 @@ impl Server {
                 "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
             ));
         }
-        let (mut config, warnings) = self.decode(work, &r.body)?;
-        meta::check_name(&endpoint, &mut config, &r.namespace, &r.name)?;
+        let mut config = applied_config(&r.body)?;
+        check_config_kind(&endpoint, &config)?;
+        if object::name(&config).is_empty() {
+            meta::of(&mut config).insert("name".into(), r.name.clone().into());
+        }
+        meta::check_name(&endpoint, &mut config.clone(), &r.namespace, &r.name)?;
         if current.is_none() && !r.subresource.is_empty() {
             return Err(Failure::not_found(&endpoint.group, &endpoint.plural, &r.name));
         }
@@ -62,13 +66,43 @@ impl Server {
         let live = current.clone().unwrap_or(Value::Null);
         let force = r.options.force.unwrap_or(false);
         let merged = managed::apply(&live, &config, force, &write)?;
+        let gvk = endpoint.gvk();
+        let decoded = decode::value(merged, &gvk)?;
+        let warnings = strictness(&r.options, &gvk, decoded.strict)?;
+        let mut merged = decoded.object;
         if current.is_none() {
-            let mut merged = merged;
             meta::of(&mut merged).remove("resourceVersion");
+            meta::settle_namespace(&endpoint, &mut merged, &r.namespace)?;
             return self.plan_new(work, merged, warnings);
         }
         self.plan_change(work, merged, warnings, true)
     }
+}
+
+/// The body of an apply: JSON or YAML, as it was sent.
+fn applied_config(body: &[u8]) -> Result<Value> {
+    let parsed = match serde_json::from_slice(body) {
+        Ok(v) => Ok(v),
+        Err(_) => serde_yaml_ng::from_slice::<Value>(body).map_err(|e| e.to_string()),
+    };
+    match parsed {
+        Ok(v) if v.is_object() => Ok(v),
+        Ok(_) => Err(Failure::bad_request("error decoding YAML: not an object")),
+        Err(e) => Err(Failure::bad_request(format!("error decoding YAML: {e}"))),
+    }
+}
+
+fn check_config_kind(e: &crate::registry::Endpoint, config: &Value) -> Result<()> {
+    let (version, kind) =
+        (object::str_at(config, &["apiVersion"]), object::str_at(config, &["kind"]));
+    if version != e.api_version() || kind != e.kind {
+        let got = pintle_api::Gvk::from_api_version(version, kind);
+        return Err(Failure::bad_request(format!(
+            "invalid object type: {}/{}, Kind={}",
+            got.group, got.version, got.kind
+        )));
+    }
+    Ok(())
 }
 
 /// The object that a patch makes of `current`.
