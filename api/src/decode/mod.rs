@@ -183,5 +183,10 @@ pub fn cannot_be_handled(gvk: &Gvk<'_>, why: &str) -> Status {
     ))
 }
 
+/// What Go says about a text that is no JSON.
+pub fn go_syntax_error(text: &str, e: &serde_json::Error) -> String {
+    syntax::go_text(text, e)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -158,7 +158,7 @@ fn decoding_twice_changes_nothing_and_noise_does_no_harm() {
 }
 
 /// A random document that often fits the definition.
-fn noise(p: &mut Prng, def: Option<schema::Def>, depth: u32) -> Value {
+pub(crate) fn noise(p: &mut Prng, def: Option<schema::Def>, depth: u32) -> Value {
     let Some(def) = def.filter(|_| depth < 8) else { return json!(null) };
     let mut map = serde_json::Map::new();
     for f in def.fields().filter(|f| !matches!(f.name(), "kind" | "apiVersion")) {

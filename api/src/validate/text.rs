@@ -2,17 +2,20 @@
 //!
 //! Each function returns the findings; none means the text is good.
 
-use crate::status::quote;
-
 const QUALIFIED_FMT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE_FMT: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const LABEL_1123_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_1123_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const LABEL_1035_FMT: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 
-/// `must be no more than N characters` (`bytes` in newer rules).
-fn max_len(n: usize) -> String {
+/// The newer rules (label keys and values) count bytes, the older ones say characters.
+fn max_bytes(n: usize) -> String {
     format!("must be no more than {n} bytes")
+}
+
+/// `must be no more than N characters`.
+pub fn max_len(n: usize) -> String {
+    format!("must be no more than {n} characters")
 }
 
 /// `text (e.g. 'a',  or 'b', regex used for validation is 'r')`.
@@ -76,7 +79,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
             *name
         }
         _ => {
-            let text = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and \
+            let text = "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and \
                         must start and end with an alphanumeric character";
             out.push(
                 regex_error(text, QUALIFIED_FMT, &["MyName", "my.name", "123-abc"])
@@ -88,7 +91,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
     if name.is_empty() {
         out.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        out.push(format!("name part {}", max_len(63)));
+        out.push(format!("name part {}", max_bytes(63)));
     }
     if !is_name_part(name) {
         let text = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
@@ -103,7 +106,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
 pub fn label_value(s: &str) -> Vec<String> {
     let mut out = Vec::new();
     if s.len() > 63 {
-        out.push(max_len(63));
+        out.push(max_bytes(63));
     }
     if !s.is_empty() && !is_name_part(s) {
         let text = "a valid label must be an empty string or consist of alphanumeric characters, '-', \
@@ -275,9 +278,33 @@ pub fn path_segment(s: &str) -> Vec<String> {
     ['/', '%'].into_iter().filter_map(found).collect()
 }
 
-/// `"a"` quoted for messages.
-pub fn quoted(s: &str) -> String {
-    quote(s)
+/// A search domain of resolv.conf: underscores are allowed.
+pub fn dns_search(s: &str) -> Vec<String> {
+    let part = |p: &str| {
+        let inner = p.strip_prefix('_').unwrap_or(p);
+        edges_and_middle(inner, lower_alnum, |c| lower_alnum(c) || matches!(c, b'-' | b'_'))
+    };
+    let mut out = Vec::new();
+    if s.len() > 253 {
+        out.push(max_len(253));
+    }
+    if !s.split('.').all(part) {
+        let text = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, \
+                    '_', '-' or '.', and must start and end with an alphanumeric character";
+        let regex = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+        out.push(regex_error(text, regex, &["example.com"]));
+    }
+    out
+}
+
+/// `25%`.
+pub fn percent(s: &str) -> Vec<String> {
+    let digits = s.strip_suffix('%');
+    if digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|c| c.is_ascii_digit())) {
+        return Vec::new();
+    }
+    let text = "a valid percent string must be a numeric string followed by an ending '%'";
+    vec![regex_error(text, "[0-9]+%", &["1%", "93%"])]
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Plays recorded requests through the crate.
 
-use pintle_api::{Gvk, decode, default, resources, table};
+use pintle_api::{Gvk, decode, default, patch, resources, table, validate};
 use pintle_base::Wall;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,9 +35,11 @@ pub fn run(folder: &Path) -> BTreeMap<&'static str, Tally> {
             continue;
         }
         let scenario: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let mut live: BTreeMap<String, Value> = BTreeMap::new();
         for (i, step) in scenario["steps"].as_array().unwrap().iter().enumerate() {
             let what = format!("{name}#{i}");
             creates(&mut report, &what, step);
+            findings(&mut report, &what, step, &mut live);
             tables(&mut report, &what, step);
         }
     }
@@ -92,6 +94,121 @@ fn creates(report: &mut BTreeMap<&'static str, Tally>, what: &str, step: &Value)
         }
         Ok(_) => {}
     }
+}
+
+/// Findings about creates and changes, against the causes of the answer. `live` holds what the answers
+/// showed so far, by path.
+fn findings(
+    report: &mut BTreeMap<&'static str, Tally>,
+    what: &str,
+    step: &Value,
+    live: &mut BTreeMap<String, Value>,
+) {
+    let (request, response) = (&step["request"], &step["response"]);
+    let (path, method) =
+        (request["path"].as_str().unwrap_or(""), request["method"].as_str().unwrap_or(""));
+    let Some((r, sub)) = resource(path) else { return };
+    let (code, answer) = (response["status"].as_u64().unwrap_or(0), &response["body"]);
+    let gvk = r.gvk();
+    let key = match method {
+        "POST" => format!("{path}/{}", answer["metadata"]["name"].as_str().unwrap_or("")),
+        _ => path.trim_end_matches(&format!("/{sub}")).to_owned(),
+    };
+    let body = &request["body"];
+    let ours = match method {
+        "POST" if sub.is_empty() && body.is_object() => {
+            let Ok(d) = decode::value(body.clone(), &gvk) else { return };
+            let mut o = d.object;
+            default::object(&gvk, &mut o);
+            if let Some(rest) = path.split("/namespaces/").nth(1)
+                && r.namespaced
+            {
+                let namespace = rest.split('/').next().unwrap_or("");
+                pintle_api::object::set(&mut o, &["metadata", "namespace"], namespace);
+            }
+            if pintle_api::object::name(&o).is_empty() && o["metadata"]["generateName"].is_string()
+            {
+                let name = o["metadata"]["generateName"].as_str().unwrap().to_owned() + "bcdfg";
+                pintle_api::object::set(&mut o, &["metadata", "name"], name);
+            }
+            Some(validate::create(&gvk, &o))
+        }
+        "PATCH" | "PUT" if matches!(sub.as_str(), "" | "status") => {
+            live.get(&key).and_then(|old| {
+                let content = request["headers"]["content-type"].as_str().unwrap_or("");
+                let new = match content {
+                    "application/merge-patch+json" => {
+                        let mut new = old.clone();
+                        patch::merge(&mut new, body);
+                        new
+                    }
+                    "application/json-patch+json" => patch::json(old, body).ok()?,
+                    "application/strategic-merge-patch+json" => {
+                        patch::strategic(old, body, &gvk).ok()?
+                    }
+                    _ if method == "PUT" => body.clone(),
+                    _ => return None,
+                };
+                let mut new = decode::value(new, &gvk).ok()?.object;
+                default::object(&gvk, &mut new);
+                for k in ["spec", "status"] {
+                    let kept = (k == "status") != (sub == "status") && old["status"].is_object();
+                    if kept && let Some(was) = old.get(k) {
+                        new[k] = was.clone();
+                    }
+                }
+                for k in ["uid", "creationTimestamp", "generation", "resourceVersion", "namespace"]
+                {
+                    if body["metadata"].get(k).is_none()
+                        && let Some(was) = old["metadata"].get(k)
+                    {
+                        new["metadata"][k] = was.clone();
+                    }
+                }
+                Some(validate::update(&gvk, &sub, &new, old))
+            })
+        }
+        _ => None,
+    };
+    if code < 300 && answer["kind"] == r.kind {
+        live.insert(key, answer.clone());
+    }
+    let Some(ours) = ours else { return };
+    if code < 300 {
+        let d = ours.iter().map(|f| format!("accepted, ours: {f}")).collect();
+        report.entry("validate-accepted").or_default().add(what, d);
+        return;
+    }
+    if code != 422 {
+        return;
+    }
+    let mut theirs: Vec<String> = answer["details"]["causes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|c| {
+            format!(
+                "{}: {}",
+                c["field"].as_str().unwrap_or(""),
+                c["message"].as_str().unwrap_or("")
+            )
+        })
+        .map(|t| t.split("\n@@").next().unwrap().to_owned())
+        .collect();
+    theirs.sort();
+    theirs.dedup();
+    let mut ours: Vec<String> = ours.iter().map(ToString::to_string).collect();
+    ours.sort();
+    ours.dedup();
+    let mut d: Vec<String> = Vec::new();
+    d.extend(
+        theirs
+            .iter()
+            .filter(|t| !ours.contains(t) && !t.contains('<'))
+            .map(|t| format!("missing {t}")),
+    );
+    d.extend(ours.iter().filter(|t| !theirs.contains(t)).map(|t| format!("extra   {t}")));
+    report.entry("validate-refused").or_default().add(what, d);
 }
 
 fn tables(report: &mut BTreeMap<&'static str, Tally>, what: &str, step: &Value) {
