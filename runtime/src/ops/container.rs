@@ -3,7 +3,7 @@
 use super::{ask, ask_living, layout};
 use crate::container::{self, Facts, HostDevice};
 use crate::plan::{Linux, Step, TreeOptions, Walk};
-use crate::program::Process;
+use crate::program::{Process, Program};
 use crate::proto::{NewContainer, Reply, Request, Stdio};
 use crate::sandbox::{
     ContainerConfig, ContainerState, Error, Mount, Namespace, Resources, Result, Runtime,
@@ -30,6 +30,18 @@ fn group(record: &SandboxRecord, container: &str) -> PathBuf {
     record.cgroup.join(container)
 }
 
+/// What a creation is about, found before anything is made.
+struct Making<'a> {
+    runtime: &'a Runtime,
+    config: &'a ContainerConfig,
+    layout: Layout,
+    sandbox: SandboxConfig,
+    image: image::Prepared,
+    filters: Vec<Vec<u64>>,
+    dir: PathBuf,
+    group: PathBuf,
+}
+
 /// See [`Runtime::create_container`].
 pub fn create(
     runtime: &Runtime,
@@ -50,106 +62,133 @@ pub fn create(
     if let Some(there) = already(runtime, &layout, sandbox, config)? {
         return Ok(there);
     }
-    let prepared = image::prepare(&runtime.config.images, &config.image)?;
     let filters = if config.privileged {
         Vec::new()
     } else {
-        {
-            let caps = caps::of(false, &config.cap_add, &config.cap_drop)?;
-            seccomp::compile(&config.seccomp, caps)?
-        }
+        let caps = caps::of(false, &config.cap_add, &config.cap_drop)?;
+        seccomp::compile(&config.seccomp, caps)?
     };
-    let dir = layout.container(&config.id);
-    let group = group(&record, &config.id);
-    let shared_shm = (sandbox_config.ipc == Namespace::New).then(|| layout.shm());
-
-    let mut kernel = Linux { tree: runtime.tree.clone() };
-    let mut walk = Walk::new(&mut kernel);
-    walk.take(folders(config, runtime, &prepared, &dir, &group)?)?;
-    let root = 0;
-    let r = passwd(walk.slots.first()).and_then(|(passwd, groups)| {
-        users::resolve(&config.user, &prepared.config.user, &passwd, &groups)
-    });
-    let identity = walk.check(r)?;
-    let mut next = walk.slots.len();
-    let mut slot = |n: usize| {
-        next += n;
-        next - n
-    };
-    let terminal = config.tty.then(|| slot(3));
-    let shm = shared_shm.as_ref().map(|_| slot(1));
-    let first_mount = slot(0);
-    walk.take(sources(config, shared_shm))?;
-    let source_is_dir = source_kinds(&config.mounts, &walk.slots[first_mount..]);
-    let source_is_dir = walk.check(source_is_dir)?;
-    let host_devices = if config.privileged { host_devices() } else { Vec::new() };
-    let root_at = layout.rootfs();
-    let r = container::program(
+    let making = Making {
+        runtime,
         config,
-        &Facts {
-            sandbox: &sandbox_config,
-            image: &prepared.config,
-            identity: &identity,
-            seccomp: filters,
+        sandbox: sandbox_config,
+        image: image::prepare(&runtime.config.images, &config.image)?,
+        filters,
+        dir: layout.container(&config.id),
+        group: group(&record, &config.id),
+        layout,
+    };
+    match making.walk() {
+        Ok(Reply::Container(state)) => Ok(state),
+        Ok(_) => Err(Error::Invalid("the shim's answer is not a container".into())),
+        Err(Error::NotFound(why)) if why.starts_with("no shim listens") => {
+            Err(Error::NotFound(format!("sandbox {sandbox} is dead: its shim is gone")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+impl Making<'_> {
+    fn walk(&self) -> Result<Reply> {
+        let mut kernel = Linux { tree: self.runtime.tree.clone() };
+        let mut walk = Walk::new(&mut kernel);
+        walk.take(folders(self.config, self.runtime, &self.image, &self.dir, &self.group)?)?;
+        let r = passwd(walk.slots.first()).and_then(|(passwd, groups)| {
+            users::resolve(&self.config.user, &self.image.config.user, &passwd, &groups)
+        });
+        let identity = walk.check(r)?;
+        let before = walk.slots.len();
+        let shm = (self.sandbox.ipc == Namespace::New).then(|| self.layout.shm());
+        let slots = Slots::new(before, self.config.tty, shm.is_some());
+        walk.take(sources(self.config, shm))?;
+        let r = self.program(&identity, &slots, &walk.slots);
+        let program = walk.check(r)?;
+        let r = self.last_steps(program, slots.devpts);
+        let last = walk.check(r)?;
+        let reply = walk.take(last)?;
+        walk.finish();
+        Ok(reply)
+    }
+
+    fn program(&self, identity: &users::Identity, at: &Slots, open: &[OwnedFd]) -> Result<Program> {
+        let source_is_dir = source_kinds(&self.config.mounts, &open[at.first_mount..])?;
+        let devices = if self.config.privileged { host_devices() } else { Vec::new() };
+        let facts = Facts {
+            sandbox: &self.sandbox,
+            image: &self.image.config,
+            identity,
+            seccomp: self.filters.clone(),
             source_is_dir: &source_is_dir,
-            root_at: &root_at,
+            root_at: &self.layout.rootfs(),
             caps_available: caps::available(),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile)
                 .maximum
                 .unwrap_or(u64::MAX),
-            devices: &host_devices,
-            root,
-            devpts: terminal,
-            shm,
-            first_mount,
-        },
-    );
-    let program = walk.check(r)?;
-    let created_ns = sys::wall_ns();
-    let r = serde_json::to_vec(&ContainerRecord {
-        config: config.clone(),
-        process: program.process.clone(),
-        image_id: prepared.id.clone(),
-        created_ns,
-    })
-    .map_err(|e| Error::Invalid(format!("encode the container: {e}")));
-    let encoded = walk.check(r)?;
-    let stdio = match terminal {
-        Some(tree) => Stdio::Terminal { master: tree + 1, slave: tree + 2 },
-        None => Stdio::Logged { stdin: config.stdin },
-    };
-    let request = Request::Create(Box::new(NewContainer {
-        id: config.id.clone(),
-        image_id: prepared.id,
-        labels: config.labels.clone(),
-        created_ns,
-        dir: dir.clone(),
-        cgroup: group,
-        stdio,
-        stdin_once: config.stdin_once,
-        log_path: config.log_path.clone(),
-        log_bytes_max: config.log_bytes_max,
-        log_files_max: config.log_files_max,
-        program,
-    }));
-    let reply = walk.take(vec![
-        Step::WriteFile(dir.join("container.json"), encoded),
-        Step::Ask {
-            socket: layout.socket(),
-            request: Box::new(request),
-            undo: Some(Request::Remove { id: config.id.clone(), force: true }),
-        },
-    ]);
-    let reply = match reply {
-        Err(Error::NotFound(why)) if why.starts_with("no shim listens") => {
-            return Err(Error::NotFound(format!("sandbox {sandbox} is dead: its shim is gone")));
+            devices: &devices,
+            root: 0,
+            devpts: at.devpts,
+            shm: at.shm,
+            first_mount: at.first_mount,
+        };
+        container::program(self.config, &facts)
+    }
+
+    // The record, and the request to the shim.
+    fn last_steps(&self, program: Program, devpts: Option<usize>) -> Result<Vec<Step>> {
+        let config = self.config;
+        let created_ns = sys::wall_ns();
+        let record = serde_json::to_vec(&ContainerRecord {
+            config: config.clone(),
+            process: program.process.clone(),
+            image_id: self.image.id.clone(),
+            created_ns,
+        })
+        .map_err(|e| Error::Invalid(format!("encode the container: {e}")))?;
+        let stdio = match devpts {
+            Some(tree) => Stdio::Terminal { master: tree + 1, slave: tree + 2 },
+            None => Stdio::Logged { stdin: config.stdin },
+        };
+        let request = Request::Create(Box::new(NewContainer {
+            id: config.id.clone(),
+            image_id: self.image.id.clone(),
+            labels: config.labels.clone(),
+            created_ns,
+            dir: self.dir.clone(),
+            cgroup: self.group.clone(),
+            stdio,
+            stdin_once: config.stdin_once,
+            log_path: config.log_path.clone(),
+            log_bytes_max: config.log_bytes_max,
+            log_files_max: config.log_files_max,
+            program,
+        }));
+        Ok(vec![
+            Step::WriteFile(self.dir.join("container.json"), record),
+            Step::Ask {
+                socket: self.layout.socket(),
+                request: Box::new(request),
+                undo: Some(Request::Remove { id: config.id.clone(), force: true }),
+            },
+        ])
+    }
+}
+
+/// Where the descriptors of [`sources`] come to lie, after `before` others.
+struct Slots {
+    devpts: Option<usize>,
+    shm: Option<usize>,
+    first_mount: usize,
+}
+
+impl Slots {
+    fn new(before: usize, terminal: bool, shm: bool) -> Slots {
+        // A terminal takes three: tree, master, slave.
+        let after_terminal = before + if terminal { 3 } else { 0 };
+        Slots {
+            devpts: terminal.then_some(before),
+            shm: shm.then_some(after_terminal),
+            first_mount: after_terminal + usize::from(shm),
         }
-        r => r?,
-    };
-    walk.finish();
-    match reply {
-        Reply::Container(state) => Ok(state),
-        _ => Err(Error::Invalid("the shim's answer is not a container".into())),
     }
 }
 

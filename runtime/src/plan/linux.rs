@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// See the module.
 #[derive(Debug)]
@@ -242,6 +243,9 @@ fn folders<'p>(paths: impl Iterator<Item = &'p Path>) -> std::result::Result<Fol
     Ok(Folders { _open: open, names })
 }
 
+/// This kernel was found to know only the old way. Asking it again would leave a line in its log each time.
+static OLD_OVERLAY: AtomicBool = AtomicBool::new(false);
+
 // The upper folder ends with its container, so that nothing has to reach the disk: neither when a program calls fsync, nor
 // (the whole filesystem, with everybody's data) when the overlay is unmounted. Hence `volatile`, since Linux 5.10.
 fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<OwnedFd, Errno> {
@@ -261,11 +265,16 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
         rustix::mount::fsmount(fs.as_fd(), flags, MountAttrFlags::empty())
     };
-    match make() {
-        // Before Linux 6.5 there is no lowerdir+, and a lowerdir is over 256 bytes soon.
-        Err(Errno::INVAL) => overlay_by_mount(&dirs, upper),
-        r => r,
+    if !OLD_OVERLAY.load(Ordering::Relaxed) {
+        match make() {
+            Err(Errno::INVAL) => {}
+            r => return r,
+        }
     }
+    // Before Linux 6.5 there is no lowerdir+, and a lowerdir is over 256 bytes soon.
+    let tree = overlay_by_mount(&dirs, upper)?;
+    OLD_OVERLAY.store(true, Ordering::Relaxed);
+    Ok(tree)
 }
 
 // With mount(2), which needs a place for a moment: the container's own folder, which nobody else looks at yet.

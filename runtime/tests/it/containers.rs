@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("a_failed_creation_leaves_nothing", a_failed_creation_leaves_nothing),
     ("log_rotates_and_takes_everything", log_rotates_and_takes_everything),
     ("stats_and_update", stats_and_update),
+    ("limits_are_enforced_or_told", limits_are_enforced_or_told),
     ("sysctls", sysctls),
     ("shared_pid_namespace", shared_pid_namespace),
     ("host_namespaces", host_namespaces),
@@ -271,6 +272,41 @@ fn stats_and_update() {
     let limit = host.cgroup().join("burstable/poda/c/memory.max");
     let enforced = host.runtime.conditions().iter().all(|c| !c.starts_with("memory"));
     assert_eq!(std::fs::read_to_string(limit).is_ok_and(|v| v.trim() == "67108864"), enforced);
+}
+
+fn limits_are_enforced_or_told() {
+    let host = Host::new();
+    host.runtime.create_sandbox(&host.sandbox("a")).expect("create");
+    let told = host.runtime.conditions();
+    let enforced = |c: &str| !told.iter().any(|line| line.starts_with(&format!("{c} limits")));
+    println!("  enforced here: memory {}, pids {}", enforced("memory"), enforced("pids"));
+    let mut events = Events::new(&host.runtime, "a");
+    let hog = ContainerConfig {
+        resources: Resources {
+            memory_max: Some(16 << 20),
+            swap_max: Some(0),
+            pids_max: Some(12),
+            cpu_quota_us: Some(50_000),
+            cpu_weight: Some(20),
+            oom_score_adj: Some(500),
+            ..Resources::default()
+        },
+        ..host.container("hog", &["sh", "-c", "cat /proc/self/oom_score_adj; (for i in $(seq 30); do sleep 1 & done; wait); sleep 1; dd if=/dev/zero of=/dev/null bs=64M count=1; echo survived"])
+    };
+    host.runtime.create_container("a", &hog).expect("create");
+    host.runtime.start_container("a", "hog").expect("start");
+    let end = events.exited("hog");
+    let ContainerStatus::Exited { oom_killed, .. } = end.status else { panic!("{end:?}") };
+    let log = host.log(&hog);
+    assert!(log.starts_with("500\n"), "{log}");
+    assert_eq!(oom_killed, enforced("memory"), "{end:?} {log}");
+    assert_eq!(log.contains("can't fork"), enforced("pids"), "{log}");
+    if enforced("cpu") {
+        let group = host.cgroup().join("burstable/poda/hog");
+        let read = |f: &str| std::fs::read_to_string(group.join(f)).expect(f);
+        assert_eq!(read("cpu.max"), "50000 100000\n");
+        assert_eq!(read("cpu.weight"), "20\n");
+    }
 }
 
 fn sysctls() {
