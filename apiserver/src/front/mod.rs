@@ -192,6 +192,14 @@ impl Front {
         }
     }
 
+    /// Bytes of answers that wait to be written to an HTTP client.
+    pub fn output_len(&self, id: ConnId) -> usize {
+        match self.links.get(&id) {
+            Some(Link::Http(link)) => link.conn.output_len(),
+            Some(Link::Wire(_)) | None => 0,
+        }
+    }
+
     /// The first `n` bytes of `output` were written.
     pub fn written(&mut self, id: ConnId, n: usize, now: Now) {
         match self.links.get_mut(&id) {

@@ -69,6 +69,15 @@ impl Link {
         }
     }
 
+    /// The next request. None while much of earlier answers was not taken: pipelined requests would else cost
+    /// as many answers.
+    fn next_request(&mut self) -> Option<http::Request> {
+        if self.conn.output_len() > OUTPUT_LOW_BYTES {
+            return None;
+        }
+        self.conn.poll_request()
+    }
+
     /// When something is to be done though no byte moves.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let work = match &self.work {
@@ -115,7 +124,7 @@ impl Front {
 
     /// Takes up the requests that have arrived whole.
     pub(super) fn serve_http(&mut self, id: ConnId, now: Now) {
-        while let Some(request) = self.web(id).and_then(|link| link.conn.poll_request()) {
+        while let Some(request) = self.web(id).and_then(Link::next_request) {
             self.serve_one(id, request, now);
         }
         self.stream_input(id, now);
@@ -377,6 +386,7 @@ impl Front {
         if matches!(link.work, Work::Streaming(_)) {
             return self.stream_drained(id, now);
         }
+        self.todo.push_back(id);
         let Some(link) = self.web(id) else { return };
         if let Work::Watching(w) = &mut link.work
             && w.paused

@@ -136,6 +136,24 @@ fn a_server_that_ends_lets_answers_finish_and_ends_watches() {
 }
 
 #[test]
+fn pipelined_requests_of_a_client_that_does_not_read_wait() {
+    let mut web = Web::new();
+    let (mut c, greedy) = (web.admin(), web.admin());
+    let big = configmap("big", &"x".repeat(500 << 10));
+    assert_eq!(web.send(&mut c, "POST", CONFIGMAPS, &big).code, 201);
+    let one = format!("GET {CONFIGMAPS}/big HTTP/1.1\r\nHost: h\r\n\r\n");
+    web.write(greedy, one.repeat(100).as_bytes());
+    let mut all = Vec::new();
+    while all.len() < 100 * (500 << 10) {
+        assert!(web.front.output_len(greedy) < 1 << 20, "one answer at a time");
+        let got = web.read_some(greedy, 300 << 10);
+        assert!(!got.is_empty(), "an answer is missing after {}", all.len());
+        all.extend(got);
+    }
+    assert_eq!(all.windows(12).filter(|w| *w == b"HTTP/1.1 200").count(), 100);
+}
+
+#[test]
 fn a_client_that_stops_reading_costs_a_bounded_buffer_and_misses_nothing() {
     let mut web = Web::new();
     let (mut c, w) = (web.admin(), web.admin());
@@ -146,6 +164,7 @@ fn a_client_that_stops_reading_costs_a_bounded_buffer_and_misses_nothing() {
     for i in 0..40 {
         let made = web.send(&mut c, "POST", CONFIGMAPS, &configmap(&format!("c{i}"), &big));
         assert_eq!(made.code, 201, "others are not stalled");
+        assert!(web.front.output_len(w) < 512 << 10);
     }
     let mut waiting = Vec::new();
     let first = web.read_some(w, 1);
