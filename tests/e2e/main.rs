@@ -6,3 +6,4 @@ mod badday;
 mod demo;
 mod network;
 mod nodes;
+mod streams;
