@@ -50,6 +50,8 @@ StandardError=inherit
 ExecStopPost=/bin/systemctl poweroff --no-block
 TimeoutStartSec=600
 U
+# A login prompt would hang the console up under the test's output.
+ln -sf /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
 for unit in systemd-networkd pintle-test; do
     src=/lib/systemd/system/$unit.service; [ -e "$root$src" ] || src=/etc/systemd/system/$unit.service
     ln -sf "$src" "$root/etc/systemd/system/multi-user.target.wants/$unit.service"
