@@ -72,6 +72,14 @@ fn container_requests(spec: &Object, resource: &str) -> Option<Quantity> {
 
 /// A pod's spec, in pods and in templates.
 pub fn pod_spec(spec: &mut Object) {
+    // The deprecated name is written beside the other one.
+    for (from, to) in
+        [("serviceAccountName", "serviceAccount"), ("serviceAccount", "serviceAccountName")]
+    {
+        if let Some(name) = spec.get(from).filter(|n| *n != "").cloned() {
+            spec.insert(to.to_owned(), name);
+        }
+    }
     put(spec, "dnsPolicy", "ClusterFirst");
     put(spec, "restartPolicy", "Always");
     put_empty(spec, "securityContext");

@@ -193,7 +193,14 @@ pub fn track(old: &Value, new: &mut Value, write: &Write<'_>) {
     let before = if create { zero(&write.gvk) } else { stripped(old) };
     let diff = walk::compare(&before, new, Ty::of_kind(&write.gvk));
     yield_fields(&mut entries, &diff);
-    let gained = without_server_fields(diff.added.union(&diff.modified));
+    let mut gained = without_server_fields(diff.added.union(&diff.modified));
+    if write.gvk.kind == "CertificateSigningRequest" && write.subresource.is_empty() {
+        // What was asked for cannot be changed, so nobody owns it.
+        for e in ["f:spec", "f:status"] {
+            gained.members.remove(e);
+            gained.children.remove(e);
+        }
+    }
     if !gained.is_empty() {
         let time = (write.subresource != "scale").then(|| write.time.to_owned());
         match entries.iter_mut().find(|e| e.belongs(write.manager, false, write)) {
@@ -229,8 +236,8 @@ pub fn apply(
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let config = only_own_part(config, write);
-    let set = walk::field_set(&config, ty).map_err(|why| typed_error(&config, write, &why))?;
-    let set = without_server_fields(set);
+    let whole = walk::field_set(&config, ty).map_err(|why| typed_error(&config, write, &why))?;
+    let set = without_server_fields(whole.clone());
     let create = live.is_null();
     let base = if create { zero(&write.gvk) } else { stripped(live) };
     let mut entries = if create { Vec::new() } else { parse_all(live).unwrap_or_default() };
@@ -252,7 +259,7 @@ pub fn apply(
     let last = last.map(|i| entries.remove(i));
     let mut merged = walk::merge(Some(&base), &config, ty);
     if let Some(last) = &last {
-        let owned = entries.iter().fold(set.clone(), |all, e| all.union(&e.set));
+        let owned = entries.iter().fold(whole, |all, e| all.union(&e.set));
         walk::prune(&mut merged, ty, &last.set, &owned);
     }
     let diff = walk::compare(&base, &merged, ty);

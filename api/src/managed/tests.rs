@@ -122,3 +122,23 @@ fn unknown_and_doubled_fields_are_refused() {
     let e = apply(&Value::Null, &s, false, &Write { gvk, ..write("m") }).unwrap_err();
     assert!(e.message.ends_with("duplicate entries for key [port=80,protocol=\"TCP\"]"), "{e}");
 }
+
+#[test]
+fn an_empty_list_is_not_the_same_as_none() {
+    let mut v = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+        "rules": []});
+    let gvk = Gvk::new("rbac.authorization.k8s.io", "v1", "Role");
+    track(&Value::Null, &mut v, &Write { gvk, ..write("m") });
+    assert_eq!(owners(&v), [is("m", r#"{"f:rules":{}}"#)], "{}", zero(&gvk));
+}
+
+#[test]
+fn an_apply_never_takes_the_name_away() {
+    let mut config = cm(json!({"x": "1"}));
+    config["metadata"]["labels"] = json!({"a": "b"});
+    let mut live = apply(&Value::Null, &config, false, &write("one")).unwrap();
+    live["metadata"]["uid"] = "u".into();
+    let v = apply(&live, &cm(json!({})), false, &write("one")).unwrap();
+    assert_eq!((object::name(&v), object::uid(&v)), ("a", "u"));
+    assert!(object::labels(&v).is_none() && v.get("data").is_none_or(|d| d == &json!({})), "{v}");
+}

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub enum Ty {
     /// As a whole.
     Leaf,
+    /// As a whole, of a simple type.
+    Scalar(Shape),
     /// By declared fields.
     Struct(Def),
     /// By keys, all of one type.
@@ -47,7 +49,7 @@ impl Ty {
                 ListKind::Map => Ty::MapList(t, f),
                 ListKind::Unsaid | ListKind::Atomic => Ty::Leaf,
             },
-            _ => Ty::Leaf,
+            simple => Ty::Scalar(simple),
         }
     }
 
@@ -55,8 +57,24 @@ impl Ty {
         match t.shape() {
             Shape::Def(d) if !d.is_atomic() => Ty::Struct(d),
             Shape::Map(t) => Ty::Map(t),
-            _ => Ty::Leaf,
+            Shape::Def(_) | Shape::List(_) => Ty::Leaf,
+            simple => Ty::Scalar(simple),
         }
+    }
+
+    /// What a value of another type is told; `None` when it fits.
+    fn misfit(self, v: &Value) -> Option<String> {
+        let Ty::Scalar(shape) = self else { return None };
+        let expected = match shape {
+            Shape::Str if !v.is_string() => "string",
+            Shape::Bool if !v.is_boolean() => "boolean",
+            Shape::Int32 | Shape::Int64 | Shape::Double if !v.is_number() => {
+                "numeric (int or float)"
+            }
+            _ => return None,
+        };
+        (!v.is_null())
+            .then(|| format!("expected {expected}, got &value.valueUnstructured{{Value:{v}}}"))
     }
 
     /// Type of what lies under a key, and whether the key is a declared field.
@@ -69,7 +87,7 @@ impl Ty {
                 (meta.map_or(Ty::Any, Ty::Struct), true)
             }
             Ty::Root | Ty::Any => (Ty::Any, false),
-            Ty::Leaf | Ty::SetList | Ty::MapList(..) => (Ty::Leaf, false),
+            Ty::Leaf | Ty::Scalar(_) | Ty::SetList | Ty::MapList(..) => (Ty::Leaf, false),
         }
     }
 
@@ -253,6 +271,10 @@ fn fields(v: &Value, ty: Ty, path: &str, out: &mut Set, errors: &mut Vec<String>
 }
 
 fn below(v: &Value, ty: Ty, element: &str, path: &str, out: &mut Set, errors: &mut Vec<String>) {
+    if let Some(why) = ty.misfit(v) {
+        errors.push(format!("{path}: {why}"));
+        return;
+    }
     let granular = (ty.is_map() && v.is_object()) || (ty.is_list() && v.is_array());
     if granular {
         let mut child = Set::default();

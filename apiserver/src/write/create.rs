@@ -41,6 +41,7 @@ impl Server {
         let resource = self.registry.resource(endpoint.resource).clone();
         default::object(&endpoint.gvk(), &mut object);
         strategy::clear_status(&endpoint, &mut object);
+        strategy::count_templates(&endpoint, &mut object, &Value::Null);
         // What admission and the server add belongs to nobody, so managers are noted before.
         if !self.applied(work) {
             self.track(work, &endpoint, &Value::Null, &mut object, "");
@@ -133,13 +134,21 @@ impl Server {
         subresource: &str,
     ) {
         let manager = self.manager(work);
+        self.track_as(&manager, endpoint, old, new, subresource);
+    }
+
+    /// Keeps managedFields for a manager.
+    pub(crate) fn track_as(
+        &self,
+        manager: &str,
+        endpoint: &crate::registry::Endpoint,
+        old: &Value,
+        new: &mut Value,
+        subresource: &str,
+    ) {
         let time = self.now.wall.rfc3339();
         let gvk = endpoint.gvk();
-        managed::track(
-            old,
-            new,
-            &managed::Write { manager: &manager, gvk, subresource, time: &time },
-        );
+        managed::track(old, new, &managed::Write { manager, gvk, subresource, time: &time });
     }
 
     /// The field manager of a request.

@@ -1,5 +1,6 @@
 //! Patch: make the new object from the cached one, then go the way of an update.
 
+use pintle_api::status::FieldError;
 use pintle_api::{decode, managed, object, patch};
 use pintle_wire::msg::api::PatchType;
 use serde_json::Value;
@@ -31,8 +32,15 @@ impl Server {
             self.registry.resource(endpoint.resource).custom,
         )?;
         let gvk = endpoint.gvk();
+        let shown = changed.to_string();
         let decoded = decode::value(changed, &gvk)?;
-        let warnings = strictness(&r.options, &gvk, decoded.strict)?;
+        let warnings = if r.options.field_validation.as_deref() == Some("Strict")
+            && !decoded.strict.is_empty()
+        {
+            return Err(strict_patch(&r, &shown, &decoded.strict));
+        } else {
+            strictness(&r.options, &gvk, decoded.strict)?
+        };
         let mut object = decoded.object;
         meta::check_name(&endpoint, &mut object, &r.namespace, &r.name)?;
         self.plan_change(work, object, warnings, true)
@@ -76,6 +84,36 @@ impl Server {
             return self.plan_new(work, merged, warnings);
         }
         self.plan_change(work, merged, warnings, true)
+    }
+}
+
+/// What strict field validation says about a patch: the patched document, or the patch as Go prints a map.
+fn strict_patch(r: &pintle_wire::msg::api::Request, patched: &str, strict: &[String]) -> Failure {
+    let value = match r.patch_type {
+        Some(PatchType::Strategic) => {
+            serde_json::from_slice(&r.body).map(|v: Value| go_text(&v)).unwrap_or_default()
+        }
+        _ => patched.to_owned(),
+    };
+    let why = format!("strict decoding error: {}", strict.join(", "));
+    let e = FieldError::invalid_str("patch", &value, &why);
+    Failure::invalid("", "", "", &[e])
+}
+
+/// A value as Go's `%v` shows it.
+fn go_text(v: &Value) -> String {
+    match v {
+        Value::Object(m) => {
+            let all: Vec<String> = m.iter().map(|(k, v)| format!("{k}:{}", go_text(v))).collect();
+            format!("map[{}]", all.join(" "))
+        }
+        Value::Array(l) => {
+            let all: Vec<String> = l.iter().map(go_text).collect();
+            format!("[{}]", all.join(" "))
+        }
+        Value::String(s) => s.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
     }
 }
 

@@ -460,6 +460,9 @@ impl Server {
                             "observedGeneration": observed, "message": "",
                             "lastTransitionTime": self.now.wall.rfc3339()}),
                     );
+                    if let Some(e) = self.registry.find("policy", "v1", "poddisruptionbudgets") {
+                        self.track_as("kube-apiserver", e, b, &mut new, "status");
+                    }
                     let key = format!("{}/{name}", object::namespace(b));
                     return Ok(Some((id, key, *revision, new)));
                 }

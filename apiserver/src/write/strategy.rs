@@ -152,6 +152,18 @@ fn select_by_uid(job: &mut Value) {
     }
 }
 
+/// Daemon sets carry a number of their template from older days, as an annotation.
+pub(crate) fn count_templates(e: &Endpoint, new: &mut Value, old: &Value) {
+    const KEY: &str = "deprecated.daemonset.template.generation";
+    if e.group != "apps" || e.kind != "DaemonSet" {
+        return;
+    }
+    let before: i64 = object::annotation(old, KEY).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let changed = object::at(new, &["spec", "template"]) != object::at(old, &["spec", "template"]);
+    let n = if changed { before + 1 } else { before };
+    object::set(new, &["metadata", "annotations", KEY], n.to_string());
+}
+
 /// What follows from the whole object: a pod's QoS class.
 pub(crate) fn derive(e: &Endpoint, v: &mut Value) {
     if e.group.is_empty() && e.kind == "Pod" {

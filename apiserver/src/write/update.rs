@@ -62,9 +62,22 @@ impl Server {
         warnings.extend(crate::read::deprecations(&endpoint));
         default::object(&endpoint.gvk(), &mut new);
         let mut new = convert::to_stored(new, &resource, &endpoint);
-        meta::keep_system_fields(&endpoint, &r.name, &mut new, &old)?;
+        if self.applied(work) {
+            // A uid that differs is told by validation, in other words than an update's.
+            let uid = meta::of(&mut new).get("uid").cloned();
+            meta::of(&mut new).remove("uid");
+            meta::keep_system_fields(&endpoint, &r.name, &mut new, &old)?;
+            if let Some(uid) = uid {
+                meta::of(&mut new).insert("uid".into(), uid);
+            }
+        } else {
+            meta::keep_system_fields(&endpoint, &r.name, &mut new, &old)?;
+        }
         let sub = r.subresource.as_str();
         strategy::prepare_update(&endpoint, sub, &mut new, &old);
+        if sub.is_empty() {
+            strategy::count_templates(&endpoint, &mut new, &old);
+        }
         if !self.applied(work) {
             self.track(work, &endpoint, &old, &mut new, sub);
         }
