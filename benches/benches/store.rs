@@ -90,6 +90,7 @@ impl Rig {
                     Output::Reply(_, other) => panic!("{other:?}"),
                     Output::Job(job) if job.is_commit() => self.commits.send(job).expect("thread"),
                     Output::Job(job) => self.chores.send(job).expect("thread"),
+                    Output::Full(_) => panic!("the disk is full"),
                     Output::Fatal(why) => panic!("{why}"),
                 }
             }

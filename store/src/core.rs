@@ -65,6 +65,9 @@ pub enum Output {
     Reply(Tag, Reply),
     /// Run this where it may block, and bring its end to [`Store::handle_done`].
     Job(Job),
+    /// The disk is full (true), or has space again: tell the operator. Puts are refused when the segment that
+    /// is written now is nearly used up; reads, watches, deletes and compaction go on.
+    Full(bool),
     /// The disk failed: say so and end the process with a failure. Nothing more comes.
     Fatal(String),
 }
@@ -230,19 +233,16 @@ impl Store {
         match done.0 {
             Ended::Commit(Ok(())) => self.committed(now),
             Ended::Commit(Err(Failure::NoSpace)) => self.roll_back(now),
-            Ended::Prepare { number, size_bytes, result } => match result {
-                Ok(file) => {
-                    self.log.prepared(number, size_bytes, Some(file));
-                    self.run_stalled(now);
-                    self.clean(now);
+            Ended::Prepare { result: Err(Failure::Fatal(why)), .. } => self.fail(why),
+            Ended::Prepare { number, size_bytes, result } => {
+                let before = self.log.no_space();
+                self.log.prepared(number, size_bytes, result.ok());
+                if before != self.log.no_space() {
+                    self.outputs.push_back(Output::Full(!before));
                 }
-                Err(Failure::NoSpace) => {
-                    self.log.prepared(number, size_bytes, None);
-                    self.run_stalled(now);
-                    self.clean(now);
-                }
-                Err(Failure::Fatal(why)) => self.fail(why),
-            },
+                self.run_stalled(now);
+                self.clean(now);
+            }
             Ended::Examine { number, result: Ok(left) } => {
                 self.examined(number, left);
                 self.clean(now);

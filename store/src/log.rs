@@ -84,6 +84,8 @@ pub(crate) struct Log {
     sealed: VecDeque<Batch>,
     in_flight: Option<Batch>,
     next: Next,
+    /// The last try to make a segment found no space.
+    full: bool,
 }
 
 impl Log {
@@ -102,6 +104,7 @@ impl Log {
             sealed: VecDeque::new(),
             in_flight: None,
             next: Next::Idle,
+            full: false,
         }
     }
 
@@ -110,11 +113,7 @@ impl Log {
     pub(crate) fn room(&self, bytes: usize, frees: bool) -> Room {
         let has_next = self.segments.contains_key(&(self.end.segment + 1));
         let left = self.left();
-        let spare = if self.next == Next::NoSpace && !has_next && !frees {
-            self.segment_bytes / 16
-        } else {
-            0
-        };
+        let spare = if self.full && !has_next && !frees { self.segment_bytes / 16 } else { 0 };
         if bytes as u64 + spare <= left || has_next {
             Room::Yes
         } else if self.next == Next::NoSpace {
@@ -279,6 +278,7 @@ impl Log {
 
     /// A segment was prepared, or there was no space for it.
     pub(crate) fn prepared(&mut self, number: u64, size_bytes: u64, file: Option<Arc<dyn File>>) {
+        self.full = file.is_none();
         self.next = match file {
             Some(file) => {
                 self.segments.insert(number, Segment { file, size_bytes, last_revision: 0 });
@@ -310,7 +310,7 @@ impl Log {
 
     /// There was no space for the next segment at the last try.
     pub(crate) fn no_space(&self) -> bool {
-        self.next == Next::NoSpace
+        self.full
     }
 
     /// Bytes of the segments before the one that is written now.

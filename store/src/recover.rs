@@ -122,8 +122,11 @@ fn first_segment(disk: &dyn Disk, size_bytes: u64, store_id: u64) -> Result<Segm
         disk.sync_dir()?;
         Ok(file)
     };
-    let file =
-        make().map_err(|e| OpenError::io(format!("make {name} of {size_bytes} bytes"), e))?;
+    let file = make().map_err(|e| {
+        // Nothing half made stays behind; what cannot be removed now is removed at the next start.
+        let _ = disk.remove(&temporary);
+        OpenError::io(format!("make {name} of {size_bytes} bytes"), e)
+    })?;
     Ok(Segment { file, size_bytes, last_revision: 0 })
 }
 

@@ -365,6 +365,16 @@ impl Shell {
                         .send(job)
                         .map_err(|_| "a thread that writes the log is gone".to_owned())?;
                 }
+                Output::Full(true) => {
+                    let what =
+                        "the disk is full: puts are refused when the current segment is used up";
+                    log::error(what, &[("todo", &"make space; service then goes on by itself")]);
+                    notify::status("the disk is full");
+                }
+                Output::Full(false) => {
+                    log::info("there is space on the disk again", &[]);
+                    notify::status("");
+                }
                 Output::Fatal(why) => {
                     return Err(format!(
                         "the disk failed: {why}; the store ends, since nothing is known of what was \

@@ -280,3 +280,64 @@ fn volatile_writes_may_be_lost_but_nothing_goes_back() {
     }
     assert!(lost > 0, "volatile writes were all on disk");
 }
+
+/// Volatile keys, leases and cleaning together: old segments hold the only durable values of keys whose newest
+/// values are in memory, and the grants of leases that live on. No fault may lose a key or a lease by that.
+#[test]
+fn cleaning_keeps_what_only_old_segments_hold() {
+    let mut removed = 0;
+    for seed in 0..200 {
+        let mut p = Prng::new(seed);
+        let disk = SimDisk::new(512, seed);
+        let (mut rig, _) = Rig::open(&disk, at_ms(0)).unwrap();
+        rig.call(Request::LeaseGrant { id: 3, ttl_ms: 1_000_000 });
+        let leased = super::Op::Put { key: "leased".into(), value: super::body("l"), lease: 3 };
+        rig.call(super::txn(vec![leased]));
+        rig.call(super::txn(vec![super::put("still", "s")]));
+        for k in 0..3 {
+            rig.call(super::volatile(vec![super::put(&format!("hb{k}"), "0")]));
+        }
+        let (mut told, mut n) = (rig.store.status().revision, 0);
+        let fault = if p.chance(1, 2) { Fault::PowerCut } else { Fault::Eio };
+        disk.fail_at(disk.calls() + p.below(160), fault);
+        while !rig.disk.is_dead() && rig.fatal.is_none() && n < 200 {
+            n += 1;
+            let hb = vec![super::put(&format!("hb{}", p.below(3)), &n.to_string())];
+            let tags = [
+                rig.ask(super::txn(vec![super::put("churn", &"x".repeat(1500))])),
+                rig.ask(super::volatile(hb)),
+            ];
+            if p.chance(1, 3) {
+                let revision = rig.store.status().revision;
+                rig.ask(Request::Compact { revision });
+            }
+            while rig.step(&mut p) {}
+            for tag in tags {
+                if let Some(Reply::Txn { revision, .. }) = rig.reply(tag) {
+                    told = told.max(revision);
+                }
+            }
+        }
+        drop(rig);
+        if p.chance(1, 2) {
+            disk.power_cycle()
+        } else {
+            disk.process_restart()
+        }
+        disk.clear_faults();
+        let (mut rig, _) = Rig::open(&disk, at_ms(1)).unwrap_or_else(|e| panic!("{seed}: {e}"));
+        rig.settle();
+        removed += u64::from(disk.contents("000000000001.wal").is_none());
+        assert!(rig.store.status().revision >= told, "seed {seed}");
+        for key in ["leased", "still", "hb0", "hb1", "hb2"] {
+            assert!(rig.get(key).is_some(), "seed {seed}: {key} is lost after {n} rounds");
+        }
+        assert!(rig.put("churn", "again") > told);
+        assert!(
+            matches!(rig.call(Request::LeaseRevoke { id: 3 }), Reply::Done { .. }),
+            "seed {seed}"
+        );
+        assert_eq!(rig.get("leased"), None, "seed {seed}: the key came off its lease");
+    }
+    assert!(removed > 50, "only {removed} runs removed the first segment");
+}

@@ -41,6 +41,7 @@ pub(crate) struct Rig {
     pub(crate) chores: VecDeque<Job>,
     pub(crate) replies: BTreeMap<Tag, VecDeque<Reply>>,
     pub(crate) fatal: Option<String>,
+    pub(crate) full: bool,
     next_tag: Tag,
 }
 
@@ -63,6 +64,7 @@ impl Rig {
             chores: VecDeque::new(),
             replies: BTreeMap::new(),
             fatal: None,
+            full: false,
             next_tag: 1,
         };
         Ok((rig, recovery))
@@ -92,6 +94,7 @@ impl Rig {
                 }
                 Output::Job(job) if job.is_commit() => self.commits.push_back(job),
                 Output::Job(job) => self.chores.push_back(job),
+                Output::Full(full) => self.full = full,
                 Output::Fatal(why) => self.fatal = Some(why),
             }
         }
