@@ -6,7 +6,7 @@
 //!                shim.sock, shim.log                    c/<container>/        container.json, exited.json
 //!                rootfs/ (empty; each container's root                       upper/ work/
 //!                 is mounted there in its own namespace)
-//! ROOT/.locks/<sandbox>                                 one caller changes a sandbox at a time
+//! ROOT/.locks/<number>                                  one caller changes a sandbox at a time
 //! ROOT/.trash/                                          folders of removed containers until they are deleted
 //! ```
 

@@ -10,6 +10,7 @@ use crate::sandbox::{Error, Result, Runtime};
 use crate::state::{self, Layout};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// Paths of a sandbox whose id was checked.
 pub fn layout(runtime: &Runtime, sandbox: &str) -> Result<Layout> {
@@ -17,13 +18,32 @@ pub fn layout(runtime: &Runtime, sandbox: &str) -> Result<Layout> {
     Ok(Layout::new(&runtime.config.root, sandbox))
 }
 
-/// Until dropped, no other caller changes the sandbox. The files stay in `.locks`: removing a lock file races with its use.
+/// Until dropped, no other caller changes the sandbox. The files stay: removing a lock file races with its use.
 pub fn lock(runtime: &Runtime, sandbox: &str) -> Result<OwnedFd> {
-    let path = runtime.config.root.join(".locks").join(sandbox);
+    let (path, fd) = lock_file(runtime, sandbox)?;
+    rustix::fs::flock(&fd, FlockOperation::LockExclusive)
+        .map_err(|e| state::io("lock", &path, e.into()))?;
+    Ok(fd)
+}
+
+/// As [`lock`]; `None` when somebody has it.
+pub fn try_lock(runtime: &Runtime, sandbox: &str) -> Result<Option<OwnedFd>> {
+    let (path, fd) = lock_file(runtime, sandbox)?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(e) => Err(state::io("lock", &path, e.into())),
+    }
+}
+
+fn lock_file(runtime: &Runtime, sandbox: &str) -> Result<(PathBuf, OwnedFd)> {
+    // A few for all ids, so that they do not pile up: two ids of one number merely wait for each other.
+    let number = sandbox.bytes().fold(7u8, |n, b| n.wrapping_mul(31).wrapping_add(b)) % 64;
+    let path = runtime.config.root.join(".locks").join(number.to_string());
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
-        .and_then(|fd| rustix::fs::flock(&fd, FlockOperation::LockExclusive).map(|()| fd))
-        .map_err(|e| state::io("lock", &path, e.into()))
+    let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .map_err(|e| state::io("open", &path, e.into()))?;
+    Ok((path, fd))
 }
 
 /// One request to the sandbox's shim.

@@ -1,6 +1,6 @@
 //! Making, finding and removing sandboxes.
 
-use super::{ask, layout, lock};
+use super::{ask, layout, lock, try_lock};
 use crate::plan::{Linux, Step, Walk};
 use crate::proto::{Reply, Request};
 use crate::sandbox::{
@@ -21,7 +21,24 @@ pub fn open(runtime: &Runtime) -> Result<()> {
     let locks = runtime.config.root.join(".locks");
     std::fs::create_dir_all(&locks).map_err(|e| state::io("make", &locks, e))?;
     runtime.trash.open()?;
+    clear_half_made(runtime)?;
     image::register_runtime(&runtime.config.images, &runtime.config.root)
+}
+
+// What a caller that died has left half-made or half-removed: nobody would ask for it any more.
+fn clear_half_made(runtime: &Runtime) -> Result<()> {
+    for id in ids(&runtime.config.root)? {
+        let layout = layout(runtime, &id)?;
+        if layout.record().exists() {
+            continue;
+        }
+        // Somebody who holds the lock is at it just now.
+        let Some(_lock) = try_lock(runtime, &id)? else { continue };
+        if !layout.record().exists() {
+            destroy(runtime, &layout)?;
+        }
+    }
+    Ok(())
 }
 
 fn check(config: &SandboxConfig) -> Result<()> {
@@ -235,6 +252,13 @@ fn destroy(runtime: &Runtime, layout: &Layout) -> Result<()> {
         Some(record) => Some(record.cgroup),
         None => config.and_then(|c| group(runtime, &c).ok()),
     };
+    // From here on it is no sandbox any more, also if this is not finished.
+    match std::fs::remove_file(layout.record()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(state::io("remove", &layout.record(), e));
+        }
+        _ => {}
+    }
     if let Some(group) = group {
         cgroup::destroy(&group)?;
         cgroup::remove_empty_parents(&group, &runtime.tree.path(&runtime.config.cgroup_parent)?);

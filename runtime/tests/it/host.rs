@@ -64,10 +64,16 @@ impl Host {
             .expect("group");
         let images = dir.join("images");
         image::import(&images, &rootfs, Some("box:1"), &mut |_| {}).expect("import");
+        Host::again(dir)
+    }
+
+    /// Over a folder that [`Host::new`] has made.
+    pub fn again(dir: PathBuf) -> Host {
         let before = mounts();
+        let name = dir.file_name().expect("a name").to_str().expect("utf-8").to_owned();
         let runtime = Runtime::open(RuntimeConfig {
             root: dir.join("runtime"),
-            images,
+            images: dir.join("images"),
             shim_binary: std::env::current_exe().expect("own path"),
             cgroup_parent: name,
         })

@@ -22,6 +22,11 @@ fn main() {
         host::require();
         return measure::run();
     }
+    if let [verb, dir] = args.as_slice()
+        && verb == "doomed"
+    {
+        return recovery::doomed(dir);
+    }
     let flag = |f: &str| args.iter().any(|a| a == f);
     let filters: Vec<&String> =
         args.iter().filter(|a| !a.starts_with('-') && *a != "terse").collect();
