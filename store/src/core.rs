@@ -265,6 +265,10 @@ impl Store {
 
     /// When [`Store::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
+        if self.closing {
+            // Leases that end now end again at the next start.
+            return None;
+        }
         match (self.leases.next_deadline(), self.watches.progress_at()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -59,14 +59,14 @@ fn command() -> Command {
                 .value_name("PATH")
                 .default_value("/var/lib/pintle")
                 .global(true)
-                .help("The cluster's folder; the log lies in PATH/store"),
+                .help("The cluster's folder, or the folder named store in it, where the log lies"),
         )
         .arg(
             Arg::new("socket")
                 .long("socket")
                 .value_name("PATH")
                 .global(true)
-                .help("Unix socket to serve on [default: DATA_DIR/run/store.sock]"),
+                .help("Unix socket to serve on [default: run/store.sock in the cluster's folder]"),
         )
         .subcommand(
             Command::new("fsck")
@@ -102,11 +102,15 @@ impl Paths {
     fn new(matches: &ArgMatches) -> Paths {
         let sub = matches.subcommand().map_or(matches, |(_, m)| m);
         let of = |name: &str| sub.get_one::<String>(name).map(PathBuf::from);
-        let root = of("data-dir").unwrap_or_default();
-        Paths {
-            log: root.join("store"),
-            socket: of("socket").unwrap_or_else(|| root.join("run/store.sock")),
-        }
+        let given = of("data-dir").unwrap_or_default();
+        // The supervisor names the log's own folder, a person at the prompt the cluster's.
+        let log = if given.file_name().is_some_and(|n| n == "store") {
+            given
+        } else {
+            given.join("store")
+        };
+        let socket = of("socket").unwrap_or_else(|| log.with_file_name("run").join("store.sock"));
+        Paths { log, socket }
     }
 }
 

@@ -304,3 +304,13 @@ fn the_log_does_not_grow_without_bound() {
     let kv = rig.all(0).into_iter().find(|kv| kv.key == b"old").unwrap();
     assert_eq!((kv.version, kv.create_revision, kv.mod_revision), (1, 3, 3));
 }
+
+/// A loop that asks for the next deadline must not spin while the last writes are synced.
+#[test]
+fn a_closing_store_has_no_deadline() {
+    let mut rig = Rig::new(1);
+    rig.call(Request::LeaseGrant { id: 1, ttl_ms: 5 });
+    assert!(rig.store.poll_timeout().is_some());
+    rig.store.close(at_ms(10));
+    assert_eq!(rig.store.poll_timeout(), None);
+}

@@ -10,7 +10,10 @@ use std::io::Write;
 use std::time::Duration;
 
 fn existing(paths: &Paths) -> Result<pintle_base::disk::DirDisk, String> {
-    if !paths.log.is_dir() {
+    let is_segment = |e: std::io::Result<std::fs::DirEntry>| {
+        e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "wal"))
+    };
+    if !std::fs::read_dir(&paths.log).is_ok_and(|mut d| d.any(is_segment)) {
         return Err(format!("there is no store in {}; see --data-dir", paths.log.display()));
     }
     open_disk(&paths.log)
