@@ -7,6 +7,7 @@ use pintle_proxy::Proxy;
 use pintle_proxy::build::Config;
 use pintle_proxy::model::Cidr;
 use pintle_proxy::worker::{self, Done, Worker};
+use pintle_runtime::net::iptables::{Iptables, Variant};
 use pintle_runtime::net::{self, Bridge, NodeLink, Port};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -202,7 +203,7 @@ impl World {
 
     fn rules(&self) -> String {
         self.node.run(|| {
-            let tables = net::iptables::Iptables::detect(true, &["KUBE-"]).expect("iptables");
+            let tables = Iptables::detect(true, &["KUBE-"]).expect("iptables");
             tables.save().expect("save")
         })
     }
@@ -248,7 +249,21 @@ const B: &str = "10.244.0.6";
 
 #[test]
 fn a_service_works_in_every_way() {
-    let mut w = World::new();
+    every_way(World::new());
+}
+
+#[test]
+fn a_service_works_in_every_way_with_legacy_tables() {
+    let w = World::new();
+    // Chains of ours in the legacy tables: this machine uses those.
+    w.node.run(|| {
+        let legacy = Iptables::of(Variant::Legacy, true).expect("iptables-legacy");
+        legacy.restore("*nat\n:KUBE-OLD - [0:0]\nCOMMIT\n").expect("restore");
+    });
+    every_way(w);
+}
+
+fn every_way(mut w: World) {
     let _servers = [Server::start(&w.pods[0], "a", 8080), Server::start(&w.pods[1], "b", 8080)];
     w.change(0, "default/web", Some(service("web", "10.96.1.1", json!({}))));
     w.change(1, "default/web-x", Some(slice("web", &[A, B], 8080, "TCP")));
@@ -294,8 +309,57 @@ fn a_service_works_in_every_way() {
     assert_eq!(w.settle(), 0, "nothing changes any more");
     w.node.run(worker::cleanup).expect("cleanup");
     w.node.run(worker::cleanup).expect("cleanup twice");
-    let rules = w.rules();
-    assert!(!rules.contains("KUBE-") && !rules.contains("PINTLE-"), "{rules}");
+    for variant in [Variant::Nft, Variant::Legacy] {
+        let tables = Iptables::of(variant, true).expect("iptables");
+        let rules = w.node.run(|| tables.save()).expect("save");
+        assert!(!rules.contains("KUBE-") && !rules.contains("PINTLE-"), "{rules}");
+    }
+}
+
+#[test]
+fn hundreds_of_services_in_a_tree() {
+    let mut w = World::new();
+    let _servers = [Server::start(&w.pods[0], "a", 8080), Server::start(&w.pods[1], "b", 8080)];
+    let ip_of = |n: u32| format!("10.96.{}.{}", n * 163 % 65_536 >> 8, n * 163 & 255);
+    for n in 1..=300 {
+        let name = format!("s{n}");
+        let ports = json!({"ports": [{"port": 80, "protocol": "TCP", "nodePort": 30_000 + n * 7}]});
+        w.change(0, &format!("default/{name}"), Some(service(&name, &ip_of(n), ports)));
+        let address = if n % 2 == 0 { A } else { B };
+        // Every tenth has no endpoints: refusals are a tree too.
+        let addresses: &[&str] = if n % 10 == 0 { &[] } else { &[address] };
+        let key = format!("default/{name}-x");
+        w.change(1, &key, Some(slice(&name, addresses, 8080, "TCP")));
+    }
+    w.settle();
+    let check = |w: &World| {
+        for n in [1, 2, 9, 10, 64, 65, 128, 150, 299, 300] {
+            let want = match n {
+                n if n % 10 == 0 => Err(std::io::ErrorKind::ConnectionRefused),
+                n if n % 2 == 0 => Ok("a 10.244.0.1".to_owned()),
+                _ => Ok("b 10.244.0.1".to_owned()),
+            };
+            assert_eq!(ask(&w.node, &format!("{}:80", ip_of(n))), want, "service {n}");
+            let node_port = format!("{NODE_IP}:{}", 30_000 + n * 7);
+            assert_eq!(ask(&w.client, &node_port), want, "node port of {n}");
+        }
+    };
+    check(&w);
+    assert!(w.rules().contains("KUBE-IPS-"), "a tree");
+    // One change of one service is one small transaction, and harms no other.
+    w.change(1, "default/s64-x", Some(slice("s64", &[B], 8080, "TCP")));
+    assert_eq!(w.settle(), 1);
+    assert_eq!(ask(&w.node, &format!("{}:80", ip_of(64))), Ok("b 10.244.0.1".into()));
+    w.change(1, "default/s64-x", Some(slice("s64", &[A], 8080, "TCP")));
+    w.settle();
+    check(&w);
+    // Back to few: the tree goes.
+    for n in 21..=300 {
+        w.change(0, &format!("default/s{n}"), None);
+    }
+    w.settle();
+    assert!(!w.rules().contains("KUBE-IPS-"), "no tree:\n{}", w.rules());
+    assert_eq!(ask(&w.node, &format!("{}:80", ip_of(2))), Ok("a 10.244.0.1".into()));
 }
 
 #[test]
@@ -318,7 +382,7 @@ fn affinity_policies_and_a_new_proxy() {
     let before = w.rules();
     assert!(before.contains("default/local"));
     w.node.run(|| {
-        let tables = net::iptables::Iptables::detect(true, &["KUBE-"]).expect("iptables");
+        let tables = Iptables::detect(true, &["KUBE-"]).expect("iptables");
         tables.restore("*nat\n:OTHER - [0:0]\n-A OTHER -j RETURN\nCOMMIT\n").expect("restore");
     });
     w.proxy = World::proxy();

@@ -100,6 +100,8 @@ fn serve(flags: &ArgMatches) -> Result<(), String> {
     let mut l: Loop<()> = Loop::new().map_err(|e| format!("cannot make the event loop: {e}"))?;
     let mut sockets = Sockets { bind, resolv_conf, ..Sockets::default() };
     sockets.open(&mut l)?;
+    let on: Vec<String> = sockets.bind.iter().map(ToString::to_string).collect();
+    log::info("listening", &[("on", &on.join(","))]);
     shell::run_with(&mut l, core, &upstream, "dns", &mut sockets)
 }
 

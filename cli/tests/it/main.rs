@@ -1,3 +1,4 @@
 //! The binary as a process of its own.
 
+mod dns;
 mod store;
