@@ -2,7 +2,7 @@
 
 use super::network::webhook_service;
 use super::{Object, each, in_made, in_map, put, put_empty, text};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Objects of admissionregistration.k8s.io.
 pub(super) fn object(kind: &str, o: &mut Object) {
@@ -68,9 +68,6 @@ pub(super) fn crd(o: &mut Object) {
         let empty = s.get("storedVersions").and_then(Value::as_array).is_none_or(Vec::is_empty);
         if empty && !storage.is_empty() {
             s.insert("storedVersions".to_owned(), Value::Array(storage));
-        }
-        if s.get("conditions").is_none_or(Value::is_null) {
-            s.insert("conditions".to_owned(), json!([]));
         }
     });
 }

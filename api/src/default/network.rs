@@ -54,6 +54,10 @@ pub(super) fn endpoints(o: &mut Object) {
 }
 
 pub(super) fn endpoint_slice(o: &mut Object) {
+    // Read-only in v1.
+    each(o, "endpoints", |x| {
+        x.remove("deprecatedTopology");
+    });
     each(o, "ports", |p| {
         if p.get("name").is_none_or(Value::is_null) {
             p.insert("name".to_owned(), "".into());

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 /// A Pod: its spec, and what is defaulted in pods but not in templates.
 pub(super) fn pod(o: &mut Object) {
+    in_map(o, "status", addresses);
     in_map(o, "spec", |spec| {
         for key in ["containers", "initContainers"] {
             each(spec, key, |c| in_map(c, "resources", requests_from_limits));
@@ -24,6 +25,19 @@ pub(super) fn pod(o: &mut Object) {
         pod_resources(spec);
         pod_spec(spec);
     });
+}
+
+/// The first of `podIPs` and `podIP` are the same; the single field says which.
+fn addresses(status: &mut Object) {
+    let first = status.get("podIPs").and_then(|l| l.get(0)?.get("ip")).cloned();
+    let single = text(status, "podIP").to_owned();
+    if single.is_empty() {
+        if let Some(first) = first {
+            status.insert("podIP".to_owned(), first);
+        }
+    } else if first.as_ref().and_then(Value::as_str) != Some(&single) {
+        status.insert("podIPs".to_owned(), serde_json::json!([{"ip": single}]));
+    }
 }
 
 /// `template` of an object (a PodTemplate or a workload's spec).

@@ -44,11 +44,35 @@ pub(super) fn claim(o: &mut Object) {
 }
 
 pub(super) fn claim_spec(s: &mut Object) {
+    data_source(s);
     put(s, "volumeMode", "Filesystem");
     in_map(s, "resources", |r| {
         rest::resource_list(r, "limits");
         rest::resource_list(r, "requests");
     });
+}
+
+/// A claim's source in its old and its new form; an old one of another kind is dropped.
+fn data_source(s: &mut Object) {
+    if let (Some(source), None) = (s.get("dataSource").cloned(), s.get("dataSourceRef")) {
+        let part = |k: &str| source.get(k).and_then(Value::as_str).unwrap_or("");
+        match (part("apiGroup"), part("kind")) {
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot") => {
+                s.insert("dataSourceRef".to_owned(), source);
+            }
+            _ => {
+                s.remove("dataSource");
+            }
+        }
+    } else if let (None, Some(source)) = (s.get("dataSource"), s.get("dataSourceRef").cloned())
+        && source.get("namespace").is_none_or(Value::is_null)
+        && matches!(
+            (source["apiGroup"].as_str().unwrap_or(""), source["kind"].as_str().unwrap_or("")),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        )
+    {
+        s.insert("dataSource".to_owned(), source);
+    }
 }
 
 pub(super) fn class(o: &mut Object) {

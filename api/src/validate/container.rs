@@ -336,7 +336,7 @@ pub(super) fn resources(r: &Value, p: &Path<'_>, e: &mut Errors) {
                 let detail = format!("must be less than or equal to {name} limit of {limit}");
                 e.push(FieldError::invalid_str(requests_path, &request.canonical(), &detail));
             }
-            None if fixed || (!name.contains('/') && !STANDARD.contains(&name.as_str())) => {
+            None if fixed => {
                 let detail = "Limit must be set for non overcommitable resources";
                 e.push(FieldError::required(limits_path, detail));
             }

@@ -237,6 +237,21 @@ fn quota_name(name: &str, p: &Path<'_>, e: &mut Errors) {
     }
 }
 
+/// A scope that looks at pods can count nothing else.
+fn scope_fits(scope: &str, resource: &str) -> bool {
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => {
+            resource.contains("storage") || resource == "persistentvolumeclaims"
+        }
+        _ => {
+            matches!(resource, "pods" | "count/pods" | "cpu" | "memory" | "ephemeral-storage")
+                || resource.starts_with("limits.")
+                || (resource.starts_with("requests.") && resource != "requests.storage")
+        }
+    }
+}
+
 fn scopes(v: &Value, p: &Path<'_>, e: &mut Errors) {
     const KNOWN: [&str; 7] = [
         "Terminating",
@@ -253,18 +268,12 @@ fn scopes(v: &Value, p: &Path<'_>, e: &mut Errors) {
     for scope in &given {
         if !KNOWN.contains(scope) {
             e.push(FieldError::invalid(at, shown, "unsupported scope"));
+            continue;
         }
-        // A scope that only looks at pods cannot count anything else.
-        let pods_only = !matches!(*scope, "VolumeAttributesClass");
-        let about_pods = |k: &str| {
-            matches!(k, "pods" | "count/pods" | "cpu" | "memory" | "ephemeral-storage")
-                || k.starts_with("requests.") && k != "requests.storage"
-                || k.starts_with("limits.")
-        };
-        let hard = map(v, "hard");
-        let misapplied = pods_only && hard.is_some_and(|h| h.keys().any(|k| !about_pods(k)));
-        if misapplied || !KNOWN.contains(scope) {
-            e.push(FieldError::invalid(at, shown, "unsupported scope applied to resource"));
+        for name in map(v, "hard").into_iter().flatten().map(|(k, _)| k) {
+            if !scope_fits(scope, name) {
+                e.push(FieldError::invalid(at, shown, "unsupported scope applied to resource"));
+            }
         }
     }
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
@@ -426,6 +435,8 @@ pub(super) fn update_event(new: &Value, old: &Value, e: &mut Errors) {
     let root = Path::root();
     for key in ["action", "reason", "eventTime", "reportingInstance", "reportingController", "type"]
     {
+        // Kubernetes looks at these twice and lists each finding twice.
+        super::kit::immutable(e, &root, new, old, key);
         super::kit::immutable(e, &root, new, old, key);
     }
 }

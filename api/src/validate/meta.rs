@@ -148,7 +148,7 @@ fn finalizers(meta: &Value, p: &Path<'_>, e: &mut Errors) {
 }
 
 /// metadata of a changed object.
-pub(super) fn update(gvk: &Gvk<'_>, new: &Value, old: &Value, e: &mut Errors) {
+pub(super) fn update(new: &Value, old: &Value, e: &mut Errors) {
     let (new, old) = (or_null(new, "metadata"), or_null(old, "metadata"));
     let root = Path::root();
     let p = root.field("metadata");
@@ -182,6 +182,5 @@ pub(super) fn update(gvk: &Gvk<'_>, new: &Value, old: &Value, e: &mut Errors) {
         let detail = "must not be decremented";
         e.push(FieldError::invalid(p.field("generation"), &a.into(), detail));
     }
-    let _ = gvk;
     common(new, &p, e);
 }

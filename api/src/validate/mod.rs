@@ -89,7 +89,9 @@ fn body(gvk: &Gvk<'_>, o: &Value, e: &mut Vec<FieldError>) {
 /// already carried over what this subresource must not change (spec on status and the reverse).
 pub fn update(gvk: &Gvk<'_>, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut e = Vec::new();
-    meta::update(gvk, new, old, &mut e);
+    // Kubernetes checks metadata in general and again for the kind, and lists each finding twice.
+    meta::update(new, old, &mut e);
+    e.extend(e.clone());
     match subresource {
         "" => changed(gvk, new, old, &mut e),
         "status" => match (gvk.group, gvk.kind) {

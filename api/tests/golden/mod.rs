@@ -196,11 +196,12 @@ fn findings(
         .map(|t| t.split("\n@@").next().unwrap().to_owned())
         .collect();
     theirs.sort();
-    theirs.dedup();
     let mut ours: Vec<String> = ours.iter().map(ToString::to_string).collect();
     ours.sort();
-    ours.dedup();
     let mut d: Vec<String> = Vec::new();
+    if ours.len() != theirs.len() {
+        d.push(format!("{} causes, not {}", ours.len(), theirs.len()));
+    }
     d.extend(
         theirs
             .iter()
