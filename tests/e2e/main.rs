@@ -4,6 +4,7 @@
 
 mod badday;
 mod demo;
+mod hostile;
 mod network;
 mod nodes;
 mod streams;
