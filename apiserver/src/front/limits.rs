@@ -37,6 +37,9 @@ pub const BODY_TIME: Duration = Duration::from_secs(120);
 /// A request that is no watch and no stream is answered after so long at the latest, as in Kubernetes.
 pub const REQUEST_TIME: Duration = Duration::from_secs(60);
 
+/// A client certificate is verified again after so long on the same connection (it may have expired).
+pub const CERTIFICATE_TIME: Duration = Duration::from_secs(60);
+
 /// An idle connection is closed after this; Go's clients keep theirs for 90 s.
 pub const IDLE_TIME: Duration = Duration::from_secs(180);
 

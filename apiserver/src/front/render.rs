@@ -29,6 +29,15 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// As the real server names its internal type: `*core.ConfigMap`.
+    fn go_type(&self) -> String {
+        let package = match self.group.split('.').next() {
+            Some("") | None => "core",
+            Some(first) => first,
+        };
+        format!("*{package}.{}", self.kind)
+    }
+
     fn gvk(&self) -> Gvk<'_> {
         Gvk::new(&self.group, &self.version, &self.kind)
     }
@@ -117,8 +126,14 @@ fn transform(body: &Body, accepted: &Accepted, kind: &Kind, now: Wall) -> Result
         Form::PartialList(version) if value.get("items").is_some() => {
             Ok(partial_list(&value, version))
         }
-        Form::Partial(_) => Err(not_this("PartialObjectMetadata", "is a list")),
-        Form::PartialList(_) => Err(not_this("PartialObjectMetadataList", "is not a list")),
+        Form::Partial(_) => {
+            let why = format!("is a list ({}List)", kind.go_type());
+            Err(not_this("PartialObjectMetadata", &why))
+        }
+        Form::PartialList(_) => {
+            let why = format!("is not a list ({})", kind.go_type());
+            Err(not_this("PartialObjectMetadataList", &why))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One HTTP connection's requests, from bytes to the core and back.
 
 use super::http::{self, Head};
-use super::limits::{OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES, REQUEST_TIME};
+use super::limits::{CERTIFICATE_TIME, OUTPUT_HIGH_BYTES, OUTPUT_LOW_BYTES, REQUEST_TIME};
 use super::negotiate::{self, Accepted};
 use super::render::{self, Kind, Rendered};
 use super::rest::{self, Target};
@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub(super) timer: Option<Time>,
     pub(super) work: Work,
     peer: Peer,
+    /// Who the client's certificate speaks for, and until when that is believed without a look.
+    known: Option<(Identity, Time)>,
     access: Access,
 }
 
@@ -65,6 +67,7 @@ impl Link {
             timer: None,
             work: Work::Idle,
             peer,
+            known: None,
             access: Access::default(),
         }
     }
@@ -142,7 +145,7 @@ impl Front {
             ..Access::default()
         };
         let chain = std::mem::take(&mut link.peer.chain);
-        let next = self.decide(id, &chain, &mut request, now.wall);
+        let next = self.decide(id, &chain, &mut request, now);
         if let Some(link) = self.web(id) {
             link.peer.chain = chain;
         }
@@ -158,15 +161,11 @@ impl Front {
         id: ConnId,
         chain: &[Vec<u8>],
         request: &mut http::Request,
-        now: Wall,
+        now: Now,
     ) -> Result<Next, Rendered> {
         let path = rest::decoded_path(&request.path)?;
         let query = Query::parse(&request.query);
-        let bearer = request.header("authorization").and_then(bearer_token);
-        let who = self.authn.identify(chain, bearer, &self.core, now).map_err(|refused| {
-            log::debug("request not authenticated", &[("reason", &refused.0)]);
-            Failure::plain(401, "Unauthorized", "Unauthorized")
-        })?;
+        let who = self.who(id, chain, request, now)?;
         let target = Target::parse(&path);
         let verb = match &target {
             Some(t) => t.verb_for_authorization(&request.method, &query).to_string(),
@@ -181,10 +180,10 @@ impl Front {
             link.access.user.clone_from(&who.user);
         }
         let Some(target) = &target else {
-            return self.special(&who, request, &path, &query, now).map(Next::Answer);
+            return self.special(&who, request, &path, &query, now.wall).map(Next::Answer);
         };
         if pods::is_stream(target) {
-            return Ok(match self.pod_stream(&who, target, request, &query, now)? {
+            return Ok(match self.pod_stream(&who, target, request, &query, now.wall)? {
                 pods::Decision::Begin(begin) => Next::Stream(begin),
                 pods::Decision::Answer(answer) => Next::Answer(answer),
             });
@@ -209,6 +208,33 @@ impl Front {
                 Err(failure.into())
             }
         }
+    }
+
+    // A certificate is verified once in a while and not for each request of its connection.
+    fn who(
+        &mut self,
+        id: ConnId,
+        chain: &[Vec<u8>],
+        request: &http::Request,
+        now: Now,
+    ) -> Result<Identity, Failure> {
+        if let Some((who, until)) = self.web(id).and_then(|link| link.known.as_ref())
+            && now.mono < *until
+        {
+            return Ok(who.clone());
+        }
+        let bearer = request.header("authorization").and_then(bearer_token);
+        let found = self.authn.identify(chain, bearer, &self.core, now.wall);
+        let who = found.map_err(|refused| {
+            log::debug("request not authenticated", &[("reason", &refused.0)]);
+            Failure::plain(401, "Unauthorized", "Unauthorized")
+        })?;
+        let by_certificate =
+            who.extra.iter().any(|(_, v)| v.iter().any(|v| v.starts_with("X509SHA256=")));
+        if by_certificate && let Some(link) = self.web(id) {
+            link.known = Some((who.clone(), now.mono + CERTIFICATE_TIME));
+        }
+        Ok(who)
     }
 
     fn no_such_method(&self, target: &Target) -> Failure {
