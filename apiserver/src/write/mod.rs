@@ -6,6 +6,7 @@
 
 mod create;
 mod delete;
+mod eviction;
 mod meta;
 mod patch;
 mod service;

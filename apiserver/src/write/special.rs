@@ -52,7 +52,7 @@ impl Server {
     }
 
     /// The body of a subresource whose kind is not the object's.
-    fn special_body(&self, work: &Work) -> Result<Value> {
+    pub(super) fn special_body(&self, work: &Work) -> Result<Value> {
         let e = self.registry.endpoint(work.endpoint);
         let Some(sub) = e.subresource(&work.request.subresource) else {
             return Err(Failure::no_such_path());
@@ -66,7 +66,7 @@ impl Server {
         Ok(decoded.object)
     }
 
-    fn existing(
+    pub(super) fn existing(
         &self,
         work: &Work,
         name: &str,
@@ -347,146 +347,6 @@ impl Server {
         }
         Ok(())
     }
-
-    fn plan_eviction(&mut self, work: &Work) -> Result<Planned> {
-        let r = work.request.clone();
-        let body = self.special_body(work)?;
-        let own = object::name(&body);
-        if !own.is_empty() && own != r.name {
-            return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let (_, pod) = self.existing(work, &r.name)?;
-        let options = &body["deleteOptions"];
-        let mut delete = (*r).clone();
-        delete.verb = api::Verb::Delete;
-        delete.subresource.clear();
-        delete.options.grace_period_s = object::int_at(options, &["gracePeriodSeconds"]);
-        let text = |steps: &[&str]| match object::str_at(options, steps) {
-            "" => None,
-            s => Some(s.to_owned()),
-        };
-        delete.options.propagation_policy = text(&["propagationPolicy"]);
-        delete.options.precondition_uid = text(&["preconditions", "uid"]);
-        delete.options.precondition_resource_version = text(&["preconditions", "resourceVersion"]);
-        delete.options.dry_run |= object::list_at(options, &["dryRun"]).iter().any(|d| d == "All");
-        let over = matches!(
-            object::str_at(&pod, &["status", "phase"]),
-            "Succeeded" | "Failed" | "Pending"
-        );
-        let mut also = Vec::new();
-        if !over && !object::is_deleting(&pod) {
-            also.extend(self.take_from_budget(&pod)?);
-        }
-        let delete = Work { request: std::sync::Arc::new(delete), ..work.clone() };
-        let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(match self.plan_delete(&delete)? {
-            Planned::Answer(_) => Planned::Answer(json_reply(201, &success)),
-            Planned::Commit(mut plan) => {
-                plan.done = Done::Body(201, success);
-                plan.also = also;
-                if let Effect::Put(pod) = &mut plan.effect {
-                    set_condition(
-                        pod,
-                        json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
-                            "lastTransitionTime": self.now.wall.rfc3339(),
-                            "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}),
-                    );
-                }
-                Planned::Commit(plan)
-            }
-        })
-    }
-
-    /// The pod's disruption budget with one disruption less; 429 when it has none left.
-    fn take_from_budget(
-        &self,
-        pod: &Value,
-    ) -> Result<Option<(crate::registry::ResourceId, String, u64, Value)>> {
-        let Some(id) = self.registry.resource_of("policy", "poddisruptionbudgets") else {
-            return Ok(None);
-        };
-        let labels = object::labels(pod);
-        let budgets: Vec<(u64, Value)> = self
-            .cache
-            .table(id)
-            .iter(object::namespace(pod))
-            .map(|o| (o.revision, o.parse()))
-            .filter(|(_, b)| {
-                pintle_api::selector::Labels::of(&b["spec"]["selector"])
-                    .is_ok_and(|s| s.matches(labels))
-            })
-            .collect();
-        let too_many = |message: String, cause: String| {
-            let mut f = Failure::too_many_requests(message, 0);
-            let d = f.details.get_or_insert_with(Default::default);
-            d.causes.push(pintle_api::status::Cause {
-                reason: "DisruptionBudget".into(),
-                message: cause,
-                field: String::new(),
-            });
-            f
-        };
-        match budgets.as_slice() {
-            [] => Ok(None),
-            [(revision, b)] => {
-                let name = object::name(b);
-                let status = &b["status"];
-                let observed = object::int_at(status, &["observedGeneration"]).unwrap_or(0);
-                if observed < object::generation(b) {
-                    let mut f = too_many(
-                        "Cannot evict pod as it would violate the pod's disruption budget.".into(),
-                        format!(
-                            "The disruption budget {name} is still being processed by the server."
-                        ),
-                    );
-                    if let Some(d) = &mut f.details {
-                        d.retry_after_s = 10;
-                    }
-                    return Err(f);
-                }
-                let allowed = object::int_at(status, &["disruptionsAllowed"]).unwrap_or(0);
-                if allowed > 0 {
-                    let mut new = b.clone();
-                    object::set(&mut new, &["status", "disruptionsAllowed"], allowed - 1);
-                    let at = ["status", "disruptedPods", object::name(pod)];
-                    object::set(&mut new, &at, self.now.wall.rfc3339());
-                    let (status, reason) = match allowed {
-                        1 => ("False", "InsufficientPods"),
-                        _ => ("True", "SufficientPods"),
-                    };
-                    set_condition(
-                        &mut new,
-                        json!({"type": "DisruptionAllowed", "status": status, "reason": reason,
-                            "observedGeneration": observed, "message": "",
-                            "lastTransitionTime": self.now.wall.rfc3339()}),
-                    );
-                    if let Some(e) = self.registry.find("policy", "v1", "poddisruptionbudgets") {
-                        self.track_as("kube-apiserver", e, b, &mut new, "status");
-                    }
-                    let key = format!("{}/{name}", object::namespace(b));
-                    return Ok(Some((id, key, *revision, new)));
-                }
-                let n = |k: &str| object::int_at(status, &[k]).unwrap_or(0);
-                let (wanted, have) = (n("desiredHealthy"), n("currentHealthy"));
-                let cause = if have <= wanted {
-                    format!(
-                        "The disruption budget {name} needs {wanted} healthy pods and has {have} currently"
-                    )
-                } else {
-                    format!("The disruption budget {name} does not allow evicting pods currently")
-                };
-                Err(too_many(
-                    "Cannot evict pod as it would violate the pod's disruption budget.".into(),
-                    cause,
-                ))
-            }
-            _ => Err(Failure::plain(
-                500,
-                "",
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-            )),
-        }
-    }
 }
 
 fn commit(e: &Endpoint, current: &crate::cache::Object, new: Value, done: Done) -> Planned {
@@ -502,7 +362,7 @@ fn commit(e: &Endpoint, current: &crate::cache::Object, new: Value, done: Done) 
     }))
 }
 
-fn set_condition(v: &mut Value, condition: Value) {
+pub(super) fn set_condition(v: &mut Value, condition: Value) {
     let mut list = object::list_at(v, &["status", "conditions"]).to_vec();
     match list.iter_mut().find(|c| c["type"] == condition["type"]) {
         Some(c) => *c = condition,

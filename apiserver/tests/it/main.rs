@@ -2,6 +2,7 @@
 
 mod basics;
 mod front;
+mod kinds;
 mod props;
 mod rig;
 mod streams;

@@ -16,6 +16,8 @@ pub struct FakeStore {
     pub history: Vec<store::Event>,
     pub watches: Vec<StoreTag>,
     pub writes: Vec<store::Durability>,
+    /// The next watch is refused: its history is gone.
+    pub compacted: bool,
 }
 
 impl FakeStore {
@@ -42,6 +44,10 @@ impl FakeStore {
                 let kvs = all.into_iter().take(limit).collect();
                 let reply = store::RangeReply { kvs, more, count };
                 vec![(tag, store::Reply::Range(self.revision, reply))]
+            }
+            store::Request::Watch { .. } if std::mem::take(&mut self.compacted) => {
+                let compact_revision = self.revision;
+                vec![(tag, store::Reply::Error(store::Error::Compacted { compact_revision }))]
             }
             store::Request::Watch { from_revision, .. } => {
                 self.watches.push(tag);
