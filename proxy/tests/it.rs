@@ -320,7 +320,7 @@ fn every_way(mut w: World) {
 fn hundreds_of_services_in_a_tree() {
     let mut w = World::new();
     let _servers = [Server::start(&w.pods[0], "a", 8080), Server::start(&w.pods[1], "b", 8080)];
-    let ip_of = |n: u32| format!("10.96.{}.{}", n * 163 % 65_536 >> 8, n * 163 & 255);
+    let ip_of = |n: u32| format!("10.96.{}.{}", (n * 163 % 65_536) >> 8, (n * 163) & 255);
     for n in 1..=300 {
         let name = format!("s{n}");
         let ports = json!({"ports": [{"port": 80, "protocol": "TCP", "nodePort": 30_000 + n * 7}]});
