@@ -319,6 +319,10 @@ impl Kubelet {
                 return;
             }
         };
+        if let Err(why) = pod.check_names() {
+            log::error("pod is refused", &[("pod", &key), ("reason", &why)]);
+            return;
+        }
         let uid = pod.metadata.uid.clone();
         if let Some(old) = self.by_key.insert(key.to_string(), uid.clone())
             && old != uid

@@ -392,6 +392,22 @@ impl Pod {
         init.chain(main).chain(self.spec.ephemeral_containers.iter().map(|c| (Role::Ephemeral, c)))
     }
 
+    /// Whether uid and container names, which become names of folders, are harmless. The API server validates
+    /// them; the node does not rely on it. The error names the bad one.
+    pub fn check_names(&self) -> Result<(), String> {
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name.len() <= 253
+                && !name.starts_with('.')
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
+        let names = self.all_containers().map(|(_, c)| c.name.as_str());
+        match names.chain([self.metadata.uid.as_str()]).find(|n| !plain(n)) {
+            Some(bad) => Err(format!("{bad:?} cannot be the name of a folder")),
+            None => Ok(()),
+        }
+    }
+
     /// `namespace/name`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.metadata.namespace, self.metadata.name)
@@ -430,5 +446,24 @@ pub fn port_number(port: &Value, container: &Container) -> Option<u16> {
             Err(_) => container.ports.iter().find(|p| p.name == *s).map(|p| p.container_port),
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_that_would_lead_elsewhere_are_refused() {
+        let pod = |uid: &str, name: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"uid": uid},
+                "spec": {"containers": [{"name": name}]}}))
+            .expect("pod")
+        };
+        assert_eq!(pod("a-b", "web").check_names(), Ok(()));
+        for (uid, name) in [("..", "web"), ("", "web"), ("u", "../x"), ("u", "a/b"), ("u", "")] {
+            assert!(pod(uid, name).check_names().is_err(), "{uid:?} {name:?}");
+        }
     }
 }

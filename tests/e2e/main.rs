@@ -7,4 +7,5 @@ mod demo;
 mod hostile;
 mod network;
 mod nodes;
+mod pods;
 mod streams;
