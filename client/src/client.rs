@@ -7,7 +7,7 @@ use crate::{ApiError, Daemon, Event, Object, Outbox, Token};
 use pintle_base::{Now, Prng, Time, log};
 use pintle_wire::conn::{self, Conn, ResetCode, SendError, StreamId};
 use pintle_wire::msg;
-use pintle_wire::msg::api::{EventType, Reply, Request};
+use pintle_wire::msg::api::{EventType, Reply, Request, Verb};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct Client<D> {
 enum Owner {
     Reflector(usize),
     Request(Token),
+    /// A watch that the daemon asked for by itself: many answers, no time limit.
+    Watch(Token),
 }
 
 impl<D: Daemon> Client<D> {
@@ -89,7 +91,7 @@ impl<D: Daemon> Client<D> {
         let queued = std::mem::take(&mut self.queue);
         self.tell(Event::Disconnected, now);
         let under_way = streams.into_values().filter_map(|owner| match owner {
-            Owner::Request(token) => Some(token),
+            Owner::Request(token) | Owner::Watch(token) => Some(token),
             Owner::Reflector(_) => None,
         });
         for token in under_way.chain(queued.into_iter().map(|(token, _)| token)) {
@@ -127,6 +129,9 @@ impl<D: Daemon> Client<D> {
                     (Ok(reply), Owner::Reflector(spec)) => {
                         self.reflect(conn, spec, stream, reply, now);
                     }
+                    (Ok(reply), Owner::Watch(token)) => {
+                        self.watched(conn, stream, token, reply, now);
+                    }
                     (Ok(reply), Owner::Request(token)) => {
                         self.close(conn, stream);
                         self.tell(Event::Reply { token, result: outcome(reply) }, now);
@@ -142,7 +147,7 @@ impl<D: Daemon> Client<D> {
                 self.streams.remove(&stream);
                 self.cut(stream, owner, code, now);
             }
-            (_, Owner::Reflector(_) | Owner::Request(_)) => {}
+            (_, Owner::Reflector(_) | Owner::Request(_) | Owner::Watch(_)) => {}
         }
         self.start_reflectors(conn, now);
         self.send_queued(conn, now);
@@ -160,6 +165,7 @@ impl<D: Daemon> Client<D> {
             self.start_reflectors(conn, now);
         }
         self.daemon.turn(&self.caches, now, &mut self.out);
+        let cancels = std::mem::take(&mut self.out.cancels);
         for (token, request) in self.out.requests.drain(..) {
             if self.queue.len() < QUEUE_MAX {
                 self.queue.push_back((token, request));
@@ -167,9 +173,44 @@ impl<D: Daemon> Client<D> {
                 self.local.push_back((token, Err(ApiError::Disconnected)));
             }
         }
+        self.queue.retain(|(token, _)| !cancels.contains(token));
         if let Some(conn) = conn.filter(|_| self.connected) {
+            self.cancel(conn, &cancels);
             self.send_queued(conn, now);
         }
+    }
+
+    fn cancel(&mut self, conn: &mut Conn, cancels: &[Token]) {
+        if cancels.is_empty() {
+            return;
+        }
+        self.streams.retain(|stream, owner| match owner {
+            Owner::Watch(token) if cancels.contains(token) => {
+                conn.reset(*stream, ResetCode::Cancel);
+                false
+            }
+            Owner::Watch(_) | Owner::Request(_) | Owner::Reflector(_) => true,
+        });
+    }
+
+    /// A message on a stream of a watch that the daemon asked for.
+    fn watched(&mut self, conn: &mut Conn, stream: StreamId, token: Token, reply: Reply, now: Now) {
+        let result = match reply {
+            Reply::Event { kind: EventType::Bookmark, .. } => return,
+            Reply::Event { kind: EventType::Error, body, .. } | Reply::Object { body, .. } => {
+                let (code, reason, message) = status(&body);
+                Err(ApiError::Status { code, reason, message })
+            }
+            Reply::Event { kind, body, .. } => {
+                let object: Value = serde_json::from_slice(&body).unwrap_or_default();
+                Ok(serde_json::json!({"type": kind.as_str(), "object": object}))
+            }
+        };
+        if result.is_err() {
+            self.streams.remove(&stream);
+            conn.reset(stream, ResetCode::Cancel);
+        }
+        self.tell(Event::Reply { token, result }, now);
     }
 
     /// When `turn` wants to be called though nothing happened.
@@ -229,6 +270,9 @@ impl<D: Daemon> Client<D> {
             let (mut first, body) = msg::split::request(&request);
             first.extend_from_slice(&body);
             match conn.request(&first) {
+                Ok(stream) if request.verb == Verb::Watch => {
+                    self.streams.insert(stream, Owner::Watch(token));
+                }
                 Ok(stream) => {
                     self.streams.insert(stream, Owner::Request(token));
                     self.sent.push_back((now.mono, stream));
@@ -279,6 +323,9 @@ impl<D: Daemon> Client<D> {
     /// A stream has ended before its work was done.
     fn cut(&mut self, stream: StreamId, owner: Owner, code: ResetCode, now: Now) {
         match owner {
+            Owner::Watch(token) => {
+                self.tell(Event::Reply { token, result: Err(ApiError::Disconnected) }, now);
+            }
             Owner::Request(token) => {
                 self.answered();
                 let result = Err(match code {

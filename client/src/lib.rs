@@ -84,7 +84,8 @@ pub enum Event {
         /// After.
         new: Option<Object>,
     },
-    /// The answer to a request: the object, or what the API server said against it.
+    /// The answer to a request: the object, or what the API server said against it. A request to watch has an
+    /// answer an event (a WatchEvent: `{"type": "ADDED", "object": {..}}`), and an error as its last one.
     Reply {
         /// Token of the request.
         token: Token,
@@ -136,6 +137,9 @@ impl std::error::Error for ApiError {}
 pub struct Outbox {
     /// Requests to send, with their tokens.
     pub requests: Vec<(Token, Request)>,
+    /// Watches (requests with [`Verb::Watch`](pintle_wire::msg::api::Verb)) that are no longer wanted; no answer
+    /// comes for them any more.
+    pub cancels: Vec<Token>,
 }
 
 impl Outbox {

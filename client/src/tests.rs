@@ -456,3 +456,89 @@ fn a_client_at_rest_wants_no_timer() {
         assert!(steps < 1000, "never at rest");
     }
 }
+
+/// Asks for a watch of one object and writes down what it hears.
+#[derive(Default)]
+struct Watching {
+    asked: bool,
+    cancel: bool,
+    heard: Vec<String>,
+}
+
+impl Daemon for Watching {
+    fn watches(&self) -> Vec<WatchSpec> {
+        Vec::new()
+    }
+
+    fn handle(&mut self, event: Event, _caches: &Caches, _now: Now, _out: &mut Outbox) {
+        if let Event::Reply { token: 7, result } = event {
+            self.heard.push(match result {
+                Ok(v) => format!("{} {}", v["type"], v["object"]["n"]),
+                Err(e) => format!("{e:?}"),
+            });
+        }
+    }
+
+    fn turn(&mut self, _caches: &Caches, _now: Now, out: &mut Outbox) {
+        if !self.asked {
+            self.asked = true;
+            out.send(7, Request::new(Verb::Watch, "", "v1", "configmaps"));
+        }
+        if std::mem::take(&mut self.cancel) {
+            out.cancels.push(7);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        None
+    }
+}
+
+#[test]
+fn a_daemons_own_watch_has_many_answers_until_it_is_cancelled() {
+    let now = Now::default();
+    let hello = Hello::default;
+    let mut ours = Conn::connect(hello(), Limits::default(), now.mono);
+    let mut theirs = Conn::accept(hello(), Limits::default(), now.mono);
+    let mut client = Client::new(Watching::default(), 1);
+    let exchange = |ours: &mut Conn, theirs: &mut Conn| {
+        for _ in 0..8 {
+            carry(ours, theirs, usize::MAX, now.mono);
+            carry(theirs, ours, usize::MAX, now.mono);
+        }
+    };
+    exchange(&mut ours, &mut theirs);
+    client.connected(&mut ours, now);
+    client.turn(Some(&mut ours), now);
+    exchange(&mut ours, &mut theirs);
+    let mut opened = None;
+    let mut cut = false;
+    for round in 0..3u64 {
+        while let Some(event) = theirs.poll_event() {
+            match event {
+                conn::Event::Opened(stream, _) => opened = Some(stream),
+                conn::Event::Reset(..) => cut = true,
+                _ => {}
+            }
+        }
+        let stream = opened.expect("a stream");
+        let reply = Reply::Event {
+            kind: EventType::Modified,
+            revision: round,
+            body: json!({ "n": round }).to_string().into_bytes().into(),
+        };
+        let sent = theirs.send(stream, &msg::encode(&reply), &[]);
+        assert_eq!(sent.is_err(), cut, "round {round}");
+        exchange(&mut ours, &mut theirs);
+        while let Some(event) = ours.poll_event() {
+            client.handle_wire(&mut ours, event, now);
+        }
+        client.daemon.cancel = round == 1;
+        client.turn(Some(&mut ours), now);
+        exchange(&mut ours, &mut theirs);
+    }
+    assert_eq!(client.daemon.heard, ["\"MODIFIED\" 0", "\"MODIFIED\" 1"]);
+    assert!(cut, "the stream was cut by the cancel");
+    client.disconnected(now);
+    assert_eq!(client.daemon.heard.len(), 2, "and nothing comes for it any more");
+}

@@ -12,7 +12,7 @@ use crate::observe::Termination;
 use crate::podfiles::DnsFacts;
 use crate::refs::{self, RefKey, Refs};
 use crate::spec::{Meta, Pod};
-use crate::state::{PodState, label};
+use crate::state::{PodState, Waiting, label};
 use crate::volume::Layout;
 use crate::work::Job;
 use pintle_base::{Now, Time, Wall, log};
@@ -61,6 +61,8 @@ pub(crate) const SERVICES: usize = 2;
 pub(crate) enum Purpose {
     Node(node::Purpose),
     Reference(RefKey),
+    // Events of a watch of one object, until it ends.
+    Watch(RefKey),
     // The pod's uid; whether the status said that the pod had ended and all of it was dead.
     Status(String, bool),
     Delete(String),
@@ -96,6 +98,9 @@ pub struct Kubelet {
     pub(crate) wakes: BTreeMap<String, Time>,
     pub(crate) refs: Refs,
     pub(crate) users: BTreeMap<RefKey, BTreeSet<String>>,
+    // Watches of single objects under way, and those that are no longer wanted.
+    watches: BTreeMap<RefKey, Token>,
+    cancels: Vec<Token>,
     pub(crate) network: Network,
     pub(crate) node: Node,
     pub(crate) recorder: Recorder,
@@ -120,6 +125,8 @@ impl Kubelet {
             wakes: BTreeMap::new(),
             refs: Refs::default(),
             users: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            cancels: Vec::new(),
             network: Network::default(),
             node,
             recorder,
@@ -386,7 +393,12 @@ impl Kubelet {
             !pods.is_empty()
         });
         let wanted = self.users.keys().cloned().collect();
-        self.refs.retain(&wanted, Time(0));
+        for key in self.refs.retain(&wanted, Time(0)) {
+            if let Some(token) = self.watches.remove(&key) {
+                self.purposes.remove(&token);
+                self.cancels.push(token);
+            }
+        }
     }
 
     fn reply(&mut self, purpose: Purpose, result: Result<Value, ApiError>, now: Now) {
@@ -411,17 +423,9 @@ impl Kubelet {
                     Err(ApiError::Status { message, .. }) => Err(message),
                     Err(ApiError::Disconnected) => return self.refs.disconnected(),
                 };
-                let changed = self.refs.answered(&key, result, now);
-                for uid in self.users.get(&key).into_iter().flatten() {
-                    if let Some(s) = self.pods.get_mut(uid) {
-                        s.dirty = true;
-                        let shown = || refs::of_volumes(&s.pod).iter().any(|(k, _, _)| *k == key);
-                        if changed && shown() {
-                            s.volumes_ready = false;
-                        }
-                    }
-                }
+                self.reference_answered(&key, result, now);
             }
+            Purpose::Watch(key) => self.watched(&key, result, now),
             Purpose::Status(uid, terminal) => self.status_answered(&uid, terminal, result),
             Purpose::Delete(uid) => {
                 if let Some(s) = self.pods.get_mut(&uid)
@@ -442,6 +446,78 @@ impl Kubelet {
                         log::warn("event was not recorded", &[("message", &message)]);
                     }
                 }
+            }
+        }
+    }
+
+    fn reference_answered(&mut self, key: &RefKey, result: Result<Value, String>, now: Now) {
+        let (revision, settled) = match &result {
+            Ok(v) => {
+                let text = |field: &str| v["metadata"][field].as_str().map(String::from);
+                (text("resourceVersion"), v["immutable"] == true)
+            }
+            Err(_) => (None, false),
+        };
+        // What is refused (and not merely absent) cannot be watched either: it is asked for again later.
+        let watchable = match &result {
+            Ok(_) => !matches!(key, RefKey::Token { .. }),
+            Err(why) => why == refs::NOT_FOUND,
+        };
+        self.reference_changed(key, result, now);
+        if watchable && settled {
+            self.refs.watching(key);
+        } else if watchable && !self.watches.contains_key(key) {
+            self.watch(key, revision);
+        }
+    }
+
+    fn reference_changed(&mut self, key: &RefKey, result: Result<Value, String>, now: Now) {
+        let changed = self.refs.answered(key, result, now);
+        for uid in self.users.get(key).into_iter().flatten() {
+            if let Some(s) = self.pods.get_mut(uid) {
+                s.dirty = true;
+                if !changed {
+                    continue;
+                }
+                if refs::of_volumes(&s.pod).iter().any(|(k, _, _)| k == key) {
+                    s.volumes_ready = false;
+                    s.volume_retry.at = None;
+                }
+                // What was missing may be there: whoever waits for it looks at once.
+                let missing = |w: &&mut Waiting| w.reason == crate::pods::CONFIG_ERROR;
+                s.waiting.values_mut().filter(missing).for_each(|w| w.retry_at = Time(0));
+            }
+        }
+    }
+
+    /// Watches one object from what is known of it on.
+    fn watch(&mut self, key: &RefKey, revision: Option<String>) {
+        let (resource, namespace, name) = match key {
+            RefKey::ConfigMap(namespace, name) => ("configmaps", namespace, name),
+            RefKey::Secret(namespace, name) => ("secrets", namespace, name),
+            RefKey::Token { .. } => return,
+        };
+        let mut r = Request::new(Verb::Watch, "", "v1", resource);
+        (r.namespace, r.name) = (namespace.clone(), name.clone());
+        r.options.resource_version = revision;
+        self.refs.watching(key);
+        self.pending.push((Purpose::Watch(key.clone()), r));
+    }
+
+    fn watched(&mut self, key: &RefKey, result: Result<Value, ApiError>, now: Now) {
+        match result {
+            Ok(mut event) => {
+                let object = event["object"].take();
+                let gone = event["type"] == "DELETED";
+                let result = if gone { Err(refs::NOT_FOUND.to_string()) } else { Ok(object) };
+                self.reference_changed(key, result, now);
+                self.refs.watching(key);
+            }
+            Err(_) => {
+                if let Some(token) = self.watches.remove(key) {
+                    self.purposes.remove(&token);
+                }
+                self.refs.watch_ended(key, now.mono);
             }
         }
     }
@@ -471,6 +547,9 @@ impl Kubelet {
     pub(crate) fn send(&mut self, purpose: Purpose, request: Request, out: &mut Outbox) {
         let token = self.next_token;
         self.next_token += 1;
+        if let Purpose::Watch(key) = &purpose {
+            self.watches.insert(key.clone(), token);
+        }
         self.purposes.insert(token, purpose);
         out.requests.push((token, request));
     }
@@ -573,7 +652,11 @@ impl Daemon for Kubelet {
             }
             Event::Changed { .. } => {}
             Event::Reply { token, result } => {
-                if let Some(purpose) = self.purposes.remove(&token) {
+                let purpose = match self.purposes.get(&token) {
+                    Some(watch @ Purpose::Watch(_)) => Some(watch.clone()),
+                    _ => self.purposes.remove(&token),
+                };
+                if let Some(purpose) = purpose {
                     self.reply(purpose, result, now);
                 }
             }
@@ -609,6 +692,7 @@ impl Daemon for Kubelet {
         for uid in due {
             self.work(&uid, caches, now, out);
         }
+        out.cancels.append(&mut self.cancels);
         if self.connected {
             self.ask_references(now, out);
             let node = caches.get(NODE, &self.config.node).map(|o| o.value.clone());

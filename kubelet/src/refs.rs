@@ -1,7 +1,8 @@
 //! ConfigMaps, Secrets and service-account tokens that pods of this node use: what is asked for, what is known.
 //!
 //! A kubelet may read only what pods bound to its node refer to (the Node authorizer), so each object is
-//! fetched by name when a pod needs it, and again when its age passes [`limits::REFERENCE_TTL`] while in use.
+//! fetched by name when a pod needs it and then watched by name as long as one does: a change reaches the pods
+//! at once, and nothing is asked while nothing changes. Tokens are renewed before they expire.
 
 use crate::limits;
 use crate::spec::{Container, Pod, TokenProjection};
@@ -57,13 +58,29 @@ pub struct Refs {
 }
 
 impl Refs {
-    /// Makes exactly `wanted` known about: new ones are due at once, others are forgotten.
-    pub fn retain(&mut self, wanted: &BTreeSet<RefKey>, now: Time) {
+    /// Makes exactly `wanted` known about: new ones are due at once, others are forgotten and given back.
+    pub fn retain(&mut self, wanted: &BTreeSet<RefKey>, now: Time) -> Vec<RefKey> {
+        let gone = self.entries.keys().filter(|k| !wanted.contains(k)).cloned().collect();
         self.entries.retain(|k, _| wanted.contains(k));
         for key in wanted {
             if !self.entries.contains_key(key) {
                 self.want(key.clone(), now);
             }
+        }
+        gone
+    }
+
+    /// The object is watched from here on: it is not asked for again until the watch ends.
+    pub fn watching(&mut self, key: &RefKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.due = Time(u64::MAX);
+        }
+    }
+
+    /// Its watch has ended: it is asked for again.
+    pub fn watch_ended(&mut self, key: &RefKey, now: Time) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.due = now + limits::RETRY_FIRST;
         }
     }
 
@@ -91,7 +108,8 @@ impl Refs {
 
     /// When the next one is due.
     pub fn next_due(&self) -> Option<Time> {
-        self.entries.values().filter(|e| !e.asked).map(|e| e.due).min()
+        let due = self.entries.values().filter(|e| !e.asked).map(|e| e.due);
+        due.filter(|at| *at != Time(u64::MAX)).min()
     }
 
     /// An answer came; gives whether the value is another than before.

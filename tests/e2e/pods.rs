@@ -263,7 +263,7 @@ fn a_config_map_reaches_a_running_container() {
     ready(&lab, "a");
     assert_eq!(in_pod(&lab, "a", "cat /v/a"), "old");
     lab.kubectl(&["patch", "configmap", "cm", "-p", r#"{"data": {"a": "new", "b": "more"}}"#]).ok();
-    eventually("the new content", Duration::from_secs(90), || {
+    eventually("the new content", WITHIN, || {
         (in_pod(&lab, "a", "cat /v/a /v/b 2>/dev/null; true") == "newmore").then_some(())
     });
     lab.down();

@@ -336,13 +336,20 @@ fn missing_config_maps_hold_a_container_back() {
     let told =
         "vol: FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"cm\" not found";
     assert!(w.events.contains(&told.to_string()), "{:?}", w.events);
-    w.objects.insert("configmaps/ns/cm".into(), json!({"data": {"k": "v"}}));
-    w.pass(seconds(5));
+    let cm = |v: &str| json!({"data": {"k": v}});
+    w.put_object("configmaps/ns/cm", cm("v"));
     assert_eq!((w.state("env", "c"), w.state("vol", "v")), ("running".into(), "running".into()));
     w.log.clear();
-    w.objects.insert("configmaps/ns/cm".into(), json!({"data": {"k": "new"}}));
-    w.pass(seconds(61));
+    w.put_object("configmaps/ns/cm", cm("new"));
     assert_eq!(w.log, ["volumes uid-vol"], "a change reaches the volume, and no other pod");
+    w.end_watches();
+    w.objects.insert("configmaps/ns/cm".into(), cm("newer"));
+    w.pass(seconds(2));
+    assert_eq!(w.log.len(), 2, "what changed while nobody watched is noticed");
+    assert_eq!(w.watched(), 1);
+    w.vanish("env");
+    w.vanish("vol");
+    assert_eq!(w.watched(), 0, "what nobody uses is not watched");
 }
 
 #[test]

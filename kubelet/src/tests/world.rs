@@ -8,7 +8,7 @@ use crate::state::label;
 use crate::volume::Layout;
 use crate::work::{Check, Done, Job, Outcome, StartResult, Step, StepResult, Ticket};
 use pintle_base::{Now, Time, Wall};
-use pintle_client::{ApiError, Caches, Daemon, Event, Outbox};
+use pintle_client::{ApiError, Caches, Daemon, Event, Outbox, Token};
 use pintle_runtime::sandbox as rt;
 use pintle_wire::msg::api::{Request, Verb};
 use serde_json::{Value, json};
@@ -40,6 +40,7 @@ pub struct World {
     pub hold_jobs: bool,
     pub held: Vec<Job>,
     revision: u64,
+    watches: BTreeMap<String, Token>,
 }
 
 impl World {
@@ -60,6 +61,7 @@ impl World {
             hold_jobs: false,
             held: Vec::new(),
             revision: 1,
+            watches: BTreeMap::new(),
         };
         w.connect();
         w
@@ -81,6 +83,7 @@ impl World {
     /// The kubelet dies and a new one starts on the same node.
     pub fn restart_kubelet(&mut self) {
         self.kubelet = Kubelet::new(config());
+        self.watches.clear();
         let found: Vec<rt::SandboxState> = self.sandboxes.values().cloned().collect();
         self.kubelet.adopt(&found, &BTreeMap::new(), &|_| String::new(), self.now);
         self.feed(Event::Connected);
@@ -239,6 +242,7 @@ impl World {
         for _ in 0..200 {
             let mut out = Outbox::default();
             self.kubelet.turn(&self.caches, self.now, &mut out);
+            self.watches.retain(|_, token| !out.cancels.contains(token));
             let mut jobs = self.kubelet.take_jobs();
             if self.hold_jobs {
                 self.held.append(&mut jobs);
@@ -247,6 +251,12 @@ impl World {
                 return;
             }
             for (token, request) in out.requests {
+                if request.verb == Verb::Watch {
+                    let key =
+                        format!("{}/{}/{}", request.resource, request.namespace, request.name);
+                    assert_eq!(self.watches.insert(key, token), None, "one watch an object");
+                    continue;
+                }
                 let result = self.serve(&request);
                 self.feed(Event::Reply { token, result });
             }
@@ -302,6 +312,34 @@ impl World {
             }
             other => panic!("unexpected request {other:?}"),
         }
+    }
+
+    /// A ConfigMap or Secret (`configmaps/ns/name`) is made, changed or (null) deleted.
+    pub fn put_object(&mut self, key: &str, value: Value) {
+        let kind = if value.is_null() { "DELETED" } else { "MODIFIED" };
+        if value.is_null() {
+            self.objects.remove(key);
+        } else {
+            self.objects.insert(key.into(), value.clone());
+        }
+        if let Some(token) = self.watches.get(key).copied() {
+            let result = Ok(json!({"type": kind, "object": value}));
+            self.feed(Event::Reply { token, result });
+        }
+        self.settle();
+    }
+
+    /// All watches of single objects end.
+    pub fn end_watches(&mut self) {
+        for (_, token) in std::mem::take(&mut self.watches) {
+            self.feed(Event::Reply { token, result: Err(ApiError::Disconnected) });
+        }
+        self.settle();
+    }
+
+    /// Single objects that are watched.
+    pub fn watched(&self) -> usize {
+        self.watches.len()
     }
 
     fn vanish_quietly(&mut self, name: &str) {
