@@ -243,12 +243,20 @@ impl Front {
 
     /// The connection is closed; its requests are cancelled.
     pub fn closed(&mut self, id: ConnId, now: Now) {
-        match self.links.remove(&id) {
+        let link = self.links.remove(&id);
+        let timer = match &link {
+            Some(Link::Http(link)) => link.timer,
+            Some(Link::Wire(link)) => link.timer,
+            None => return,
+        };
+        if let Some(at) = timer {
+            self.timers.remove(&(at, id));
+        }
+        match link {
             Some(Link::Http(link)) => self.http_closed(*link),
             Some(Link::Wire(link)) => self.wire_closed(id, *link, now),
-            None => return,
+            None => {}
         }
-        self.timers.retain(|(_, c)| *c != id);
         self.run(now);
     }
 

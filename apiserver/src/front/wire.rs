@@ -325,7 +325,11 @@ impl Front {
         for stream in cut {
             self.node_gone(id, stream, "the connection to the node is gone", now);
         }
-        self.links.remove(&id);
+        if let Some(super::Link::Wire(link)) = self.links.remove(&id)
+            && let Some(at) = link.timer
+        {
+            self.timers.remove(&(at, id));
+        }
         for (_, s) in streams {
             self.owners.remove(&s.request);
             self.core.cancel(s.request);
