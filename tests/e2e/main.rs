@@ -9,3 +9,4 @@ mod network;
 mod nodes;
 mod pods;
 mod streams;
+mod verbs;

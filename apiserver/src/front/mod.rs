@@ -18,6 +18,7 @@ pub mod negotiate;
 pub mod openapi;
 pub mod out;
 mod pods;
+mod relay;
 pub mod render;
 pub mod rest;
 mod sessions;
@@ -90,6 +91,8 @@ pub struct Front {
     owners: BTreeMap<RequestId, Owner>,
     /// The connection of each node's kubelet.
     nodes: BTreeMap<String, ConnId>,
+    /// Streams that pass from a wire client to a node, by each of their ends.
+    relays: BTreeMap<relay::End, relay::Relay>,
     next_conn: ConnId,
     next_request: RequestId,
     /// Connections to look at again, each once.
@@ -115,6 +118,7 @@ impl Front {
             links: BTreeMap::new(),
             owners: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            relays: BTreeMap::new(),
             next_conn: 1,
             next_request: 1,
             changed: VecDeque::new(),

@@ -192,13 +192,30 @@ impl Front {
         })
     }
 
+    /// Completes what a wire client asks of a pod (uid, and the container when one is needed); gives the
+    /// connection of its node.
+    pub(super) fn pod_target(
+        &self,
+        target: &mut node::Target,
+        with_container: bool,
+    ) -> Result<ConnId, Failure> {
+        let pod = self.pod_named(&target.namespace, &target.pod)?;
+        let container =
+            if with_container { pod.container(&target.container)? } else { String::new() };
+        *target = pod.target(container);
+        self.node_of(&pod)
+    }
+
     fn pod(&self, target: &Target) -> Result<Pod, Failure> {
-        let (namespace, name) = (&target.namespace, &target.name);
+        self.pod_named(&target.namespace, &target.name)
+    }
+
+    fn pod_named(&self, namespace: &str, name: &str) -> Result<Pod, Failure> {
         let found = self.core.peek("", "pods", namespace, name);
         let value = found.and_then(|body| serde_json::from_slice(&body).ok());
         let value =
             value.ok_or_else(|| Failure::not_found(GroupName { group: "", name: "pods" }, name))?;
-        Ok(Pod { value, namespace: namespace.clone(), name: name.clone() })
+        Ok(Pod { value, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 
     fn node_of(&self, pod: &Pod) -> Result<ConnId, Failure> {

@@ -121,16 +121,25 @@ impl Front {
             Event::Connected(hello) => self.wire_connected(id, hello, now),
             Event::Opened(stream, first) => self.wire_opened(id, stream, &first, now),
             Event::Reset(stream, code) => {
+                if self.relay_cut((id, stream), code) {
+                    return;
+                }
                 self.node_gone(id, stream, &format!("the node cut the stream: {code:?}"), now);
                 self.wire_gone(id, stream);
             }
             Event::Writable(stream) => {
+                if self.relay_writable((id, stream)) {
+                    return;
+                }
                 self.wire_flush(id, stream);
                 self.stream_writable(id, stream, now);
             }
             Event::Message(stream, bytes) => self.wire_message(id, stream, &bytes, now),
             // Of a request it means nothing: every opener sends no more.
             Event::Finished(stream) => {
+                if self.relay_finished((id, stream)) {
+                    return;
+                }
                 self.node_gone(id, stream, "the node ended the stream in the middle", now);
             }
             Event::GoAway => {}
@@ -138,6 +147,9 @@ impl Front {
     }
 
     fn wire_message(&mut self, id: ConnId, stream: StreamId, bytes: &[u8], now: Now) {
+        if self.relay_message((id, stream), bytes) {
+            return;
+        }
         let Some(link) = self.link(id) else { return };
         if !link.node_streams.contains_key(&stream) {
             // A request is one message: what else comes on its stream has no meaning.
@@ -219,7 +231,11 @@ impl Front {
                     link.conn.finish(stream);
                 }
             }
-            Ok(Open::Store(_) | Open::Node(_)) | Err(_) => {
+            Ok(Open::Node(request)) => {
+                let who = link.who.clone();
+                self.relay_open((id, stream), who, request);
+            }
+            Ok(Open::Store(_)) | Err(_) => {
                 link.conn.reset(stream, ResetCode::Unsupported);
             }
         }
@@ -318,6 +334,7 @@ impl Front {
     /// The connection is gone.
     pub(super) fn wire_closed(&mut self, id: ConnId, mut link: Link, now: Now) {
         self.nodes.retain(|_, conn| *conn != id);
+        self.relay_closed(id);
         let streams = std::mem::take(&mut link.streams);
         let cut: Vec<StreamId> = link.node_streams.keys().copied().collect();
         // Back for a moment, so that its clients are found.

@@ -6,6 +6,7 @@ mod apply;
 mod get;
 mod image;
 mod resource;
+mod stream;
 
 use crate::api::Api;
 use crate::cluster::layout::{DATA_DIR, Layout};
@@ -32,6 +33,8 @@ pub fn run(args: &[String]) -> i32 {
         "down" => cluster_verb(ClusterVerb::Down(layout(m), m.get_flag("purge"))),
         "status" => cluster_verb(ClusterVerb::Status(layout(m), output(m) == Some("json"))),
         "image" => image::run(m),
+        "logs" => report_code(verb, stream::logs(m)),
+        "exec" => report_code(verb, stream::exec(m)),
         "get" => report(verb, get::get(m)),
         "describe" => report(verb, get::describe(m)),
         "apply" => report(verb, apply::apply(m)),
@@ -48,6 +51,13 @@ fn report(verb: &str, result: Result<(), String>) -> i32 {
             eprintln!("pintle {verb}: {why}");
             1
         }
+    }
+}
+
+fn report_code(verb: &str, result: Result<i32, String>) -> i32 {
+    match result {
+        Ok(code) => code,
+        Err(why) => report(verb, Err(why)),
     }
 }
 
@@ -192,7 +202,7 @@ fn completion(m: &ArgMatches) -> i32 {
 }
 
 /// The verbs on objects.
-fn object_verbs() -> [Command; 4] {
+fn object_verbs() -> [Command; 6] {
     let what = |required: bool| {
         Arg::new("what")
             .value_name("RESOURCE [NAME]...")
@@ -219,6 +229,16 @@ fn object_verbs() -> [Command; 4] {
     };
     let flag = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    let container = || {
+        Arg::new("container")
+            .short('c')
+            .long("container")
+            .value_name("NAME")
+            .help("Container [default: the only one]")
+    };
+    let count = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64)).help(help)
     };
     [
         Command::new("get")
@@ -255,5 +275,23 @@ fn object_verbs() -> [Command; 4] {
             .arg(namespace())
             .arg(flag("now", "With one second to end"))
             .arg(flag("wait", "Until they are gone")),
+        Command::new("logs")
+            .about("Show what a container wrote")
+            .arg(Arg::new("pod").required(true).value_name("POD"))
+            .arg(container())
+            .arg(namespace())
+            .arg(flag("follow", "Go on with new lines").short('f'))
+            .arg(flag("previous", "Of the instance before").short('p'))
+            .arg(flag("timestamps", "With the time of each line"))
+            .arg(count("tail", "Only the last so many lines"))
+            .arg(count("since", "Only lines of the last so many seconds")),
+        Command::new("exec")
+            .about("Run a command in a container")
+            .arg(Arg::new("pod").required(true).value_name("POD"))
+            .arg(container())
+            .arg(namespace())
+            .arg(flag("stdin", "Pass standard input").short('i'))
+            .arg(flag("tty", "With a terminal").short('t'))
+            .arg(Arg::new("command").required(true).num_args(1..).last(true).value_name("COMMAND")),
     ]
 }
