@@ -23,7 +23,6 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
-pub mod types;
 pub mod validate;
 
 pub use gvk::Gvk;

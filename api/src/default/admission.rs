@@ -62,6 +62,7 @@ pub(super) fn crd(o: &mut Object) {
         .into_iter()
         .flatten()
         .filter(|v| v["storage"] == true)
+        .take(1)
         .map(|v| v["name"].clone())
         .collect();
     in_made(o, "status", |s| {

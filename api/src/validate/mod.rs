@@ -12,6 +12,7 @@ mod container;
 mod core;
 mod cron;
 mod env;
+mod extension;
 mod job;
 mod kit;
 mod meta;
@@ -81,6 +82,8 @@ fn body(gvk: &Gvk<'_>, o: &Value, e: &mut Vec<FieldError>) {
         ("node.k8s.io", "RuntimeClass") => rest::runtime_class(o, e),
         ("autoscaling", "HorizontalPodAutoscaler") => rest::autoscaler(o, gvk.version, e),
         ("autoscaling", "Scale") => rest::scale(o, e),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => extension::crd(o, e),
+        ("certificates.k8s.io", "CertificateSigningRequest") => extension::signing_request(o, e),
         _ => {}
     }
 }
@@ -123,6 +126,10 @@ fn changed(gvk: &Gvk<'_>, new: &Value, old: &Value, e: &mut Vec<FieldError>) {
             rest::update_binding(new, old, e);
         }
         ("scheduling.k8s.io", "PriorityClass") => return rest::update_priority_class(new, old, e),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => extension::update_crd(new, old, e),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            return extension::update_signing_request(new, old, e);
+        }
         ("discovery.k8s.io", "EndpointSlice") => {
             kit::immutable(e, &crate::Path::root(), new, old, "addressType");
         }

@@ -1,1 +1,0 @@
-//! Small typed views of objects for daemons: only fields that are read. Never written back.
