@@ -16,6 +16,7 @@ impl Server {
     pub(super) fn admit_pod(&mut self, pod: &mut Value) -> Result<()> {
         self.service_account(pod)?;
         self.priority(pod)?;
+        self.runtime_class(pod)?;
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
             tolerate(pod, key);
         }
@@ -115,9 +116,10 @@ impl Server {
             (class, priority_of(&c), policy_of(&c))
         };
         let given = object::int_at(pod, &["spec", "priority"]);
-        if given.is_some_and(|g| g != value) {
-            let why = "the integer value of priority must not be provided in pod spec; priority admission controller computed";
-            let why = format!("{why} {value} from the given PriorityClass name");
+        if let Some(given) = given.filter(|g| *g != value) {
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            );
             return Err(Status::forbidden("", "pods", &name, &why));
         }
         if !class.is_empty() {
@@ -126,6 +128,51 @@ impl Server {
         object::set(pod, &["spec", "priority"], value);
         if object::at(pod, &["spec", "preemptionPolicy"]).is_none() {
             object::set(pod, &["spec", "preemptionPolicy"], policy);
+        }
+        Ok(())
+    }
+
+    /// The overhead and the nodes of the pod's runtime class.
+    fn runtime_class(&self, pod: &mut Value) -> Result<()> {
+        let name = object::name(pod).to_owned();
+        let refuse =
+            |why: &str| Err(Status::forbidden("", "pods", &name, &format!("pod rejected: {why}")));
+        let class = object::str_at(pod, &["spec", "runtimeClassName"]).to_owned();
+        let overhead =
+            object::map_at(pod, &["spec", "overhead"]).filter(|o| !o.is_empty()).cloned();
+        let class = if class.is_empty() {
+            None
+        } else {
+            let Some(o) = self.lookup("node.k8s.io", "runtimeclasses", "", &class) else {
+                return refuse(&format!("RuntimeClass \"{class}\" not found"));
+            };
+            Some(o.parse())
+        };
+        let fixed = class.as_ref().and_then(|c| object::map_at(c, &["overhead", "podFixed"]));
+        match (fixed, overhead) {
+            (None, Some(_)) => {
+                return refuse(
+                    "Pod Overhead set without corresponding RuntimeClass defined Overhead",
+                );
+            }
+            (Some(fixed), Some(own)) if *fixed != own => {
+                return refuse("Pod's Overhead doesn't match RuntimeClass's defined Overhead");
+            }
+            (Some(fixed), _) => {
+                object::set(pod, &["spec", "overhead"], Value::Object(fixed.clone()))
+            }
+            (None, None) => {}
+        }
+        let Some(class) = class else { return Ok(()) };
+        for (k, v) in object::map_at(&class, &["scheduling", "nodeSelector"]).into_iter().flatten()
+        {
+            object::set(pod, &["spec", "nodeSelector", k], v.clone());
+        }
+        let more = object::list_at(&class, &["scheduling", "tolerations"]);
+        if !more.is_empty() {
+            let mut all = object::list_at(pod, &["spec", "tolerations"]).to_vec();
+            all.extend(more.iter().filter(|t| !all.contains(t)).cloned().collect::<Vec<_>>());
+            object::set(pod, &["spec", "tolerations"], all);
         }
         Ok(())
     }

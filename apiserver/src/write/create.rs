@@ -10,6 +10,8 @@ use crate::limits;
 use crate::server::{Server, Work};
 use crate::status::{Failure, Result};
 
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 impl Server {
     pub(crate) fn plan_create(&mut self, work: &Work) -> Result<Planned> {
         let r = work.request.clone();
@@ -41,10 +43,22 @@ impl Server {
         let resource = self.registry.resource(endpoint.resource).clone();
         default::object(&endpoint.gvk(), &mut object);
         strategy::clear_status(&endpoint, &mut object);
-        strategy::count_templates(&endpoint, &mut object, &Value::Null);
         // What admission and the server add belongs to nobody, so managers are noted before.
         if !self.applied(work) {
+            // Kubernetes' own conversion shows managers an annotation that is not stored.
+            let daemons = endpoint.group == "apps" && endpoint.kind == "DaemonSet";
+            if daemons {
+                object::set(&mut object, &["metadata", "annotations", TEMPLATE_GENERATION], "0");
+            }
             self.track(work, &endpoint, &Value::Null, &mut object, "");
+            if daemons {
+                object::remove(&mut object, &["metadata", "annotations", TEMPLATE_GENERATION]);
+                if object::map_at(&object, &["metadata", "annotations"])
+                    .is_some_and(serde_json::Map::is_empty)
+                {
+                    object::remove(&mut object, &["metadata", "annotations"]);
+                }
+            }
         }
         let mut object = convert::to_stored(object, &resource, &endpoint);
         let given = object::name(&object).to_owned();
@@ -65,7 +79,7 @@ impl Server {
         let findings = validate::create(&resource.gvk(), &object);
         if !findings.is_empty() {
             self.alloc.release(&reserved);
-            return Err(Failure::invalid(&endpoint.group, &endpoint.kind, &name, &findings));
+            return Err(Failure::invalid(&resource.group, &resource.kind, &name, &findings));
         }
         let finished = self.finish_create(work, object, warnings, &given, &base, &reserved);
         if !matches!(finished, Ok(Planned::Commit(_))) {
@@ -93,6 +107,10 @@ impl Server {
             if !given.is_empty() || tries >= limits::GENERATE_NAME_TRIES_MAX {
                 let name = object::name(&object);
                 let mut f = Failure::already_exists(&endpoint.group, &endpoint.plural, name);
+                let there = table.get(&key).map(|o| o.parse());
+                if there.as_ref().is_some_and(object::is_deleting) {
+                    f.message = format!("object is being deleted: {}", f.message);
+                }
                 if !base.is_empty() {
                     f.message.push_str(
                         ", the server was not able to generate a unique name for the object",

@@ -134,10 +134,9 @@ impl Server {
     fn refused_ip(&self, name: &str, wanted: &str, why: Refusal) -> Failure {
         let why = match why {
             Refusal::Taken => "provided IP is already allocated".to_owned(),
-            Refusal::OutOfRange => format!(
-                "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
-                self.config.service_cidr
-            ),
+            Refusal::OutOfRange => {
+                "the provided network does not match the current range".to_owned()
+            }
             Refusal::Malformed | Refusal::Full => {
                 let e = FieldError::invalid_str(
                     "spec.clusterIPs[0]",

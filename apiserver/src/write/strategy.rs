@@ -152,18 +152,6 @@ fn select_by_uid(job: &mut Value) {
     }
 }
 
-/// Daemon sets carry a number of their template from older days, as an annotation.
-pub(crate) fn count_templates(e: &Endpoint, new: &mut Value, old: &Value) {
-    const KEY: &str = "deprecated.daemonset.template.generation";
-    if e.group != "apps" || e.kind != "DaemonSet" {
-        return;
-    }
-    let before: i64 = object::annotation(old, KEY).and_then(|n| n.parse().ok()).unwrap_or(0);
-    let changed = object::at(new, &["spec", "template"]) != object::at(old, &["spec", "template"]);
-    let n = if changed { before + 1 } else { before };
-    object::set(new, &["metadata", "annotations", KEY], n.to_string());
-}
-
 /// What follows from the whole object: a pod's QoS class.
 pub(crate) fn derive(e: &Endpoint, v: &mut Value) {
     if e.group.is_empty() && e.kind == "Pod" {
@@ -198,6 +186,34 @@ pub(crate) fn prepare_update(e: &Endpoint, sub: &str, new: &mut Value, old: &Val
         }
         "status" => prepare_status(e, new, old),
         _ => {}
+    }
+    if e.kind == "CertificateSigningRequest" {
+        // What was asked for never changes; approvers decide, signers sign.
+        keep(new, old, &["spec"]);
+        if sub == "approval" {
+            keep(new, old, &["status", "certificate"]);
+        }
+    }
+}
+
+/// Conditions of a signing request get their times from the server.
+pub(crate) fn stamp_conditions(e: &Endpoint, new: &mut Value, old: &Value, now: Wall) {
+    if e.kind != "CertificateSigningRequest" {
+        return;
+    }
+    let before = object::list_at(old, &["status", "conditions"]).to_vec();
+    let mut list = object::list_at(new, &["status", "conditions"]).to_vec();
+    for c in &mut list {
+        let was = before.iter().find(|b| b["type"] == c["type"] && b["status"] == c["status"]);
+        for key in ["lastUpdateTime", "lastTransitionTime"] {
+            if c.get(key).is_none_or(Value::is_null) {
+                let kept = was.filter(|_| key == "lastTransitionTime").map(|b| b[key].clone());
+                object::set(c, &[key], kept.unwrap_or_else(|| now.rfc3339().into()));
+            }
+        }
+    }
+    if !list.is_empty() {
+        object::set(new, &["status", "conditions"], list);
     }
 }
 

@@ -75,9 +75,7 @@ impl Server {
         }
         let sub = r.subresource.as_str();
         strategy::prepare_update(&endpoint, sub, &mut new, &old);
-        if sub.is_empty() {
-            strategy::count_templates(&endpoint, &mut new, &old);
-        }
+        strategy::stamp_conditions(&endpoint, &mut new, &old, self.now.wall);
         if !self.applied(work) {
             self.track(work, &endpoint, &old, &mut new, sub);
         }
@@ -92,7 +90,7 @@ impl Server {
         let findings = validate::update(&resource.gvk(), sub, &new, &old);
         if !findings.is_empty() {
             self.alloc.release(&reserved);
-            return Err(Failure::invalid(&endpoint.group, &endpoint.kind, &r.name, &findings));
+            return Err(Failure::invalid(&resource.group, &resource.kind, &r.name, &findings));
         }
         let checked =
             self.validate_admission(work, &endpoint, Some(&new), Some(&old), &mut warnings);
