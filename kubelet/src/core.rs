@@ -460,8 +460,10 @@ impl Kubelet {
         };
         // What is refused (and not merely absent) cannot be watched either: it is asked for again later.
         let watchable = match &result {
-            Ok(_) => !matches!(key, RefKey::Token { .. }),
-            Err(why) => why == refs::NOT_FOUND,
+            Ok(_) => matches!(key, RefKey::ConfigMap(..) | RefKey::Secret(..)),
+            Err(why) => {
+                matches!(key, RefKey::ConfigMap(..) | RefKey::Secret(..)) && why == refs::NOT_FOUND
+            }
         };
         self.reference_changed(key, result, now);
         if watchable && settled {
@@ -495,7 +497,7 @@ impl Kubelet {
         let (resource, namespace, name) = match key {
             RefKey::ConfigMap(namespace, name) => ("configmaps", namespace, name),
             RefKey::Secret(namespace, name) => ("secrets", namespace, name),
-            RefKey::Token { .. } => return,
+            RefKey::Claim(..) | RefKey::Volume(_) | RefKey::Token { .. } => return,
         };
         let mut r = Request::new(Verb::Watch, "", "v1", resource);
         (r.namespace, r.name) = (namespace.clone(), name.clone());
@@ -571,6 +573,8 @@ impl Kubelet {
         Some(match key {
             RefKey::ConfigMap(namespace, name) => get("configmaps", namespace, name),
             RefKey::Secret(namespace, name) => get("secrets", namespace, name),
+            RefKey::Claim(namespace, name) => get("persistentvolumeclaims", namespace, name),
+            RefKey::Volume(name) => get("persistentvolumes", "", name),
             RefKey::Token { uid, audience, seconds } => {
                 let pod = &self.pods.get(uid)?.pod;
                 let account = match pod.spec.service_account_name.as_str() {

@@ -138,7 +138,7 @@ fn one_key(
             let (kind, ns, object_name) = match key {
                 RefKey::ConfigMap(ns, n) => ("ConfigMap", ns, n),
                 RefKey::Secret(ns, n) => ("Secret", ns, n),
-                RefKey::Token { .. } => return Ok(None),
+                RefKey::Claim(..) | RefKey::Volume(_) | RefKey::Token { .. } => return Ok(None),
             };
             Err(ConfigError(format!("couldn't find key {name} in {kind} {ns}/{object_name}")))
         }

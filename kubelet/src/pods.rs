@@ -29,7 +29,7 @@ impl Kubelet {
         // Taken out so that the pod and the kubelet can both be changed; put back below.
         let Some(mut s) = self.pods.remove(uid) else { return };
         s.dirty = false;
-        self.update_needs(&mut s);
+        self.update_needs(&mut s, now);
         let mut wake = None;
         let mut steps = Vec::new();
         for _ in 0..ROUNDS_MAX {
@@ -63,7 +63,7 @@ impl Kubelet {
         }
     }
 
-    fn update_needs(&mut self, s: &mut PodState) {
+    fn update_needs(&mut self, s: &mut PodState, now: Now) {
         let volumes = refs::of_volumes(&s.pod);
         let missing = volumes.iter().find_map(|(key, optional, volume)| match self.refs.get(key) {
             Some(Err(why)) if !optional => Some(format!(
@@ -72,7 +72,13 @@ impl Kubelet {
             )),
             _ => None,
         });
-        let all = refs::of_pod(&s.pod);
+        let mut all = refs::of_pod(&s.pod);
+        let bound = refs::bound_volumes(&s.pod, &self.refs);
+        for key in &bound {
+            self.refs.want(key.clone(), now.mono);
+            self.users.entry(key.clone()).or_default().insert(s.pod.metadata.uid.clone());
+        }
+        all.extend(bound);
         s.needs = match missing {
             Some(message) => Needs::MissingForVolume(message),
             None if all.iter().all(|key| self.refs.get(key).is_some()) => Needs::Ready,

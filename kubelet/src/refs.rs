@@ -19,6 +19,10 @@ pub enum RefKey {
     ConfigMap(String, String),
     /// A Secret: namespace, name.
     Secret(String, String),
+    /// A PersistentVolumeClaim: namespace, name.
+    Claim(String, String),
+    /// A PersistentVolume that a claim is bound to.
+    Volume(String),
     /// A token of a pod's service account.
     Token {
         /// Uid of the pod it is bound to.
@@ -36,6 +40,8 @@ impl RefKey {
         match self {
             RefKey::ConfigMap(_, name) => format!("configmap {name:?}"),
             RefKey::Secret(_, name) => format!("secret {name:?}"),
+            RefKey::Claim(_, name) => format!("persistentvolumeclaim {name:?}"),
+            RefKey::Volume(name) => format!("persistentvolume {name:?}"),
             RefKey::Token { .. } => "service account token".to_string(),
         }
     }
@@ -159,6 +165,7 @@ pub const NOT_FOUND: &str = "not found";
 fn same_content(key: &RefKey, old: &Value, new: &Value) -> bool {
     match key {
         RefKey::Token { .. } => old == new,
+        RefKey::Claim(..) | RefKey::Volume(_) => old.get("spec") == new.get("spec"),
         RefKey::ConfigMap(..) | RefKey::Secret(..) => {
             old.get("data") == new.get("data") && old.get("binaryData") == new.get("binaryData")
         }
@@ -196,6 +203,9 @@ pub fn of_volumes(pod: &Pod) -> Vec<(RefKey, bool, String)> {
         if let Some(s) = &v.secret {
             add(RefKey::Secret(ns.clone(), s.secret_name.clone()), s.optional);
         }
+        if let Some(c) = &v.persistent_volume_claim {
+            add(RefKey::Claim(ns.clone(), c.claim_name.clone()), false);
+        }
         for source in v.projected.iter().flat_map(|p| &p.sources) {
             if let Some(c) = &source.config_map {
                 add(RefKey::ConfigMap(ns.clone(), c.name.clone()), c.optional);
@@ -209,6 +219,19 @@ pub fn of_volumes(pod: &Pod) -> Vec<(RefKey, bool, String)> {
         }
     }
     out
+}
+
+/// The volumes that the pod's claims are bound to, as far as the claims are known.
+pub fn bound_volumes(pod: &Pod, refs: &Refs) -> BTreeSet<RefKey> {
+    let claims = of_volumes(pod).into_iter().filter(|(key, _, _)| matches!(key, RefKey::Claim(..)));
+    let names = claims.filter_map(|(key, _, _)| volume_of(refs, &key));
+    names.map(RefKey::Volume).collect()
+}
+
+/// Name of the volume that a claim is bound to.
+pub fn volume_of(refs: &Refs, claim: &RefKey) -> Option<String> {
+    let name = refs.get(claim)?.ok()?["spec"]["volumeName"].as_str()?;
+    (!name.is_empty()).then(|| name.to_string())
 }
 
 /// All that a container's environment needs.

@@ -16,6 +16,8 @@ pub struct VolumeSpec {
     pub path: PathBuf,
     /// What is there.
     pub content: Content,
+    /// Nobody may write to it.
+    pub read_only: bool,
     /// Group that owns it, when the pod has an fsGroup and the volume is the pod's own.
     pub fs_group: Option<u32>,
 }
@@ -106,6 +108,7 @@ fn one(
     let on_disk = layout.pod(uid).join("volumes").join(&v.name);
     let in_memory = layout.secret(uid).join(&v.name);
     let mut fs_group = pod.spec.security_context.fs_group;
+    let mut read_only = false;
     let (path, content) = if let Some(e) = &v.empty_dir {
         let size = e.size_limit.as_ref().and_then(resources::quantity_nano);
         let bytes = size.and_then(|n| u64::try_from(n / 1_000_000_000).ok()).filter(|n| *n > 0);
@@ -117,11 +120,42 @@ fn one(
     } else if let Some(h) = &v.host_path {
         fs_group = None;
         (PathBuf::from(&h.path), Content::HostPath(h.kind.clone()))
+    } else if let Some(c) = &v.persistent_volume_claim {
+        read_only = c.read_only;
+        fs_group = None;
+        claimed(pod, &c.claim_name, refs).map_err(failed)?
     } else {
+        read_only = true;
         let files = files_of(pod, v, facts, refs).map_err(failed)?;
         (in_memory, Content::Files(files))
     };
-    Ok(VolumeSpec { name: v.name.clone(), path, content, fs_group })
+    Ok(VolumeSpec { name: v.name.clone(), path, content, read_only, fs_group })
+}
+
+/// Path and kind of the volume that a claim is bound to: hostPath and local volumes.
+fn claimed(pod: &Pod, claim: &str, refs: &Refs) -> Result<(PathBuf, Content), String> {
+    let key = RefKey::Claim(pod.metadata.namespace.clone(), claim.into());
+    match refs.get(&key) {
+        Some(Ok(_)) => {}
+        Some(Err(why)) => return Err(format!("{} {why}", key.describe())),
+        None => return Err(format!("{} is not known yet", key.describe())),
+    }
+    let name = refs::volume_of(refs, &key)
+        .ok_or_else(|| format!("{} is not bound to a volume", key.describe()))?;
+    let key = RefKey::Volume(name);
+    let spec = match refs.get(&key) {
+        Some(Ok(volume)) => &volume["spec"],
+        Some(Err(why)) => return Err(format!("{} {why}", key.describe())),
+        None => return Err(format!("{} is not known yet", key.describe())),
+    };
+    let host = spec["hostPath"]["path"].as_str();
+    let kind = spec["hostPath"]["type"].as_str().unwrap_or_default();
+    match (host, spec["local"]["path"].as_str()) {
+        (Some(path), _) => Ok((PathBuf::from(path), Content::HostPath(kind.into()))),
+        // A local volume is made by whoever runs the node, never by us.
+        (None, Some(path)) => Ok((PathBuf::from(path), Content::HostPath("Directory".into()))),
+        (None, None) => Err(format!("{} is neither hostPath nor local", key.describe())),
+    }
 }
 
 fn files_of(pod: &Pod, v: &Volume, facts: &Facts, refs: &Refs) -> Result<Vec<File>, String> {
@@ -317,12 +351,11 @@ pub fn mounts(
         if !relative {
             return Err(format!("subPath {sub_path:?} must be relative and not contain '..'"));
         }
-        let files = matches!(v.content, Content::Files(_));
         out.push(MountPlan {
             source: v.path.clone(),
             sub_path,
             destination: PathBuf::from(&m.mount_path),
-            read_only: m.read_only || files,
+            read_only: m.read_only || v.read_only,
             propagation: match m.mount_propagation.as_deref() {
                 Some("HostToContainer") => Some("rslave".into()),
                 Some("Bidirectional") => Some("rshared".into()),
@@ -373,6 +406,7 @@ mod tests {
             let answer = match key {
                 RefKey::ConfigMap(..) => Ok(json!({"data": {"k": "v", "other": "x"}})),
                 RefKey::Secret(..) => Err(refs::NOT_FOUND.to_string()),
+                RefKey::Claim(..) | RefKey::Volume(_) => panic!("there is no claim"),
                 RefKey::Token { .. } => Ok(json!({"status": {"token": "t"}})),
             };
             assert!(refs.answered(key, answer, now));

@@ -353,6 +353,25 @@ fn missing_config_maps_hold_a_container_back() {
 }
 
 #[test]
+fn claims_lead_to_their_volumes() {
+    let mut w = World::new();
+    let spec = json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "img",
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "pvc"}}]});
+    w.objects.insert("persistentvolumeclaims/ns/pvc".into(), json!({"spec": {"volumeName": ""}}));
+    w.apply("a", spec);
+    assert_eq!(w.state("a", "c"), "waiting ContainerCreating");
+    let told = "a: FailedMount: MountVolume.SetUp failed for volume \"v\" : persistentvolumeclaim \"pvc\" is not bound to a volume";
+    assert!(w.events.contains(&told.to_string()), "{:?}", w.events);
+    w.objects.insert("persistentvolumeclaims/ns/pvc".into(), json!({"spec": {"volumeName": "pv"}}));
+    w.objects
+        .insert("persistentvolumes//pv".into(), json!({"spec": {"hostPath": {"path": "/data"}}}));
+    w.pass(seconds(130));
+    assert_eq!(w.state("a", "c"), "running");
+    assert!(w.mounted.contains(&"/data on /v".to_string()), "{:?}", w.mounted);
+}
+
+#[test]
 fn a_broken_command_is_a_crash() {
     let mut w = World::new();
     w.broken.insert("c".into());

@@ -30,6 +30,8 @@ pub struct World {
     pub events: Vec<String>,
     /// What was done, in words.
     pub log: Vec<String>,
+    /// `source on destination` of all mounts of started containers.
+    pub mounted: Vec<String>,
     /// Containers whose start fails.
     pub broken: BTreeSet<String>,
     /// Containers that ignore SIGTERM.
@@ -55,6 +57,7 @@ impl World {
             sandboxes: BTreeMap::new(),
             events: Vec::new(),
             log: Vec::new(),
+            mounted: Vec::new(),
             broken: BTreeSet::new(),
             stubborn: BTreeSet::new(),
             checks: Vec::new(),
@@ -436,6 +439,10 @@ impl World {
         let s = self.sandboxes.get_mut(&spec.sandbox).expect("the sandbox of a start is there");
         assert_ne!(s.shim_pid, 0, "nothing starts in a dead sandbox");
         assert!(!s.containers.iter().any(|c| c.id == spec.config.id), "a run starts once");
+        let mount = |m: &crate::volume::MountPlan| {
+            format!("{} on {}", m.source.display(), m.destination.display())
+        };
+        self.mounted.extend(spec.mounts.iter().map(mount));
         let broken = self.broken.contains(&spec.name);
         let status =
             if broken { rt::ContainerStatus::Created } else { rt::ContainerStatus::Running };
