@@ -6,6 +6,7 @@ use crate::{Gvk, Status, schema};
 use serde_json::Value;
 
 mod json_patch;
+mod restore;
 mod show;
 mod strategic;
 
@@ -50,6 +51,23 @@ pub fn strategic(doc: &Value, patch: &Value, gvk: &Gvk<'_>) -> Result<Value, Sta
     };
     let shape = schema::Shape::Def(def);
     strategic::merge_map(doc.clone(), patch.clone(), shape).map(Value::Object)
+}
+
+/// Why a patched object did not decode, for [`rejected`]: `failure` is what [`crate::decode::value`] said.
+/// Strategic patches are converted and not decoded, and have words of their own.
+pub fn why_undecodable(
+    patched: &Value,
+    gvk: &Gvk<'_>,
+    is_strategic: bool,
+    failure: &Status,
+) -> String {
+    let converted = schema::find(gvk).filter(|_| is_strategic);
+    let complaint = converted.and_then(|d| restore::complaint(patched, schema::Shape::Def(d)));
+    complaint.unwrap_or_else(|| {
+        let prefix = format!("cannot be handled as a {}: ", gvk.kind);
+        let text = failure.message.as_str();
+        text.split_once(&prefix).map_or(text, |(_, why)| why).to_owned()
+    })
 }
 
 /// 422 for a patch whose result does not decode: `shown` is the patched object as JSON for JSON and merge

@@ -95,6 +95,18 @@ fn errors() {
 }
 
 #[test]
+fn what_does_not_decode() {
+    let why = |patched: Value, is_strategic| {
+        let failure = crate::decode::value(patched.clone(), &POD).unwrap_err();
+        why_undecodable(&patched, &POD, is_strategic, &failure)
+    };
+    let odd = containers(json!({"name": "x"}));
+    assert_eq!(why(odd.clone(), true), "cannot restore slice from map");
+    assert!(why(odd, false).starts_with("json: cannot unmarshal object into Go struct field"));
+    assert_eq!(why(json!({"spec": {"priority": "x"}}), true), "unrecognized type: int32");
+}
+
+#[test]
 fn json_patches() {
     let doc = json!({"a": [1, 2], "b": {"c/d": 1}});
     for (ops, result) in [

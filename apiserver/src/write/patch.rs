@@ -33,7 +33,11 @@ impl Server {
         )?;
         let gvk = endpoint.gvk();
         let shown = changed.to_string();
-        let decoded = decode::value(changed, &gvk)?;
+        let decoded = decode::value(changed.clone(), &gvk).map_err(|failure| {
+            let strategic = r.patch_type == Some(PatchType::Strategic);
+            let why = patch::why_undecodable(&changed, &gvk, strategic, &failure);
+            refused_patch(&r, &shown, &why)
+        })?;
         let warnings = if r.options.field_validation.as_deref() == Some("Strict")
             && !decoded.strict.is_empty()
         {
@@ -89,14 +93,18 @@ impl Server {
 
 /// What strict field validation says about a patch: the patched document, or the patch as Go prints a map.
 fn strict_patch(r: &pintle_wire::msg::api::Request, patched: &str, strict: &[String]) -> Failure {
+    refused_patch(r, patched, &format!("strict decoding error: {}", strict.join(", ")))
+}
+
+/// 422 for a patch whose result is no object of the kind.
+fn refused_patch(r: &pintle_wire::msg::api::Request, patched: &str, why: &str) -> Failure {
     let value = match r.patch_type {
         Some(PatchType::Strategic) => {
             serde_json::from_slice(&r.body).map(|v: Value| go_text(&v)).unwrap_or_default()
         }
         _ => patched.to_owned(),
     };
-    let why = format!("strict decoding error: {}", strict.join(", "));
-    let e = FieldError::invalid_str("patch", &value, &why);
+    let e = FieldError::invalid_str("patch", &value, why);
     Failure::invalid("", "", "", &[e])
 }
 
