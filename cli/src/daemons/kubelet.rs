@@ -9,6 +9,7 @@ mod logs;
 mod machine;
 mod pool;
 mod sessions;
+mod targets;
 
 use super::upstream::{self, Upstream};
 use checks::Checks;

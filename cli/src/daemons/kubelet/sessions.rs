@@ -6,12 +6,12 @@
 use super::Post;
 use super::logs::{Chunk, LogReader};
 use super::pool::Pool;
+use super::targets::{begin_attach, begin_exec, begin_forward, failed, find};
 use pintle_kubelet::core::Kubelet;
-use pintle_kubelet::state::{Phase, PodState, Run};
 use pintle_reactor::{Event, Interest, Loop, Token, WriteError};
-use pintle_runtime::sandbox::{ContainerState, ContainerStatus, ExecConfig, Streams};
+use pintle_runtime::sandbox::{ContainerState, ContainerStatus, Streams};
 use pintle_wire::conn::{self, ResetCode, SendError, StreamId};
-use pintle_wire::msg::node::{Frame, Io, LogOptions, Request, Target};
+use pintle_wire::msg::node::{Frame, LogOptions, Request, Target};
 use pintle_wire::msg::{self, Open};
 use rustix::fs::inotify;
 use std::collections::{BTreeMap, VecDeque};
@@ -41,7 +41,7 @@ struct Input {
     closing: bool,
 }
 
-struct Process {
+pub struct Process {
     sandbox: String,
     run: String,
     exec: u64,
@@ -50,19 +50,19 @@ struct Process {
     code: Option<i32>,
 }
 
-struct Log {
+pub struct Log {
     reader: LogReader,
     run: String,
     watch: Option<(Token, OwnedFd)>,
 }
 
-struct Forward {
+pub struct Forward {
     token: Token,
     queue: VecDeque<(Vec<u8>, usize)>,
     ended: bool,
 }
 
-enum Kind {
+pub enum Kind {
     /// The runtime was asked; messages wait.
     Begins {
         sandbox: String,
@@ -98,41 +98,6 @@ pub fn set_nonblocking(fd: &impl AsFd) {
     if let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
         let _ = rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK);
     }
-}
-
-fn failed(code: u16, reason: &str, message: String) -> Frame {
-    Frame::Failed { code, reason: reason.into(), message }
-}
-
-struct Place<'a> {
-    pod: &'a PodState,
-    name: String,
-}
-
-fn find<'a>(kubelet: &'a Kubelet, target: &Target) -> Result<Place<'a>, Frame> {
-    let pod = kubelet
-        .pod_by_key(&target.namespace, &target.pod)
-        .filter(|p| target.uid.is_empty() || p.pod.metadata.uid == target.uid)
-        .ok_or_else(|| {
-            let what = format!("pod {}/{} is not on this node", target.namespace, target.pod);
-            failed(404, "NotFound", what)
-        })?;
-    let name = match (target.container.as_str(), pod.pod.spec.containers.first()) {
-        ("", Some(first)) => first.name.clone(),
-        (name, _) => name.to_string(),
-    };
-    if pod.pod.container(&name).is_none() {
-        let what = format!("container {name} is not valid for pod {}", target.pod);
-        return Err(failed(400, "BadRequest", what));
-    }
-    Ok(Place { pod, name })
-}
-
-fn running<'a>(place: &Place<'a>) -> Result<&'a Run, Frame> {
-    let run = place.pod.last_run(&place.name).filter(|r| r.phase == Phase::Running);
-    run.ok_or_else(|| {
-        failed(500, "InternalError", format!("container not found (\"{}\")", place.name))
-    })
 }
 
 impl Sessions {
@@ -761,58 +726,6 @@ impl Sessions {
             self.drop_session(l, id);
         }
     }
-}
-
-fn begin_exec(
-    kubelet: &Kubelet,
-    pool: &Pool,
-    id: u64,
-    target: &Target,
-    command: Vec<String>,
-    io: Io,
-) -> Result<Kind, Frame> {
-    let place = find(kubelet, target)?;
-    let run = running(&place)?;
-    let config = ExecConfig {
-        container: run.id.clone(),
-        command,
-        tty: io.tty,
-        stdin: io.stdin,
-        stdout: io.stdout,
-        stderr: io.stderr && !io.tty,
-        timeout_ms: 0,
-    };
-    pool.exec(id, run.sandbox.clone(), config);
-    Ok(Kind::Begins { sandbox: run.sandbox.clone(), run: run.id.clone(), early: Vec::new() })
-}
-
-fn begin_attach(
-    kubelet: &Kubelet,
-    pool: &Pool,
-    id: u64,
-    target: &Target,
-    io: Io,
-) -> Result<Kind, Frame> {
-    let place = find(kubelet, target)?;
-    let run = running(&place)?;
-    pool.attach(id, run.sandbox.clone(), run.id.clone(), io.stdin);
-    Ok(Kind::Begins { sandbox: run.sandbox.clone(), run: run.id.clone(), early: Vec::new() })
-}
-
-fn begin_forward(
-    kubelet: &Kubelet,
-    pool: &Pool,
-    id: u64,
-    target: &Target,
-    port: u16,
-) -> Result<Kind, Frame> {
-    let place = find(kubelet, &Target { container: String::new(), ..target.clone() })?;
-    let sandbox = place.pod.sandbox.as_ref().filter(|b| b.ready).ok_or_else(|| {
-        failed(500, "InternalError", format!("pod {} is not running", target.pod))
-    })?;
-    let inside = (!place.pod.pod.spec.host_network).then(|| sandbox.id.clone());
-    pool.dial(id, inside, port);
-    Ok(Kind::Begins { sandbox: sandbox.id.clone(), run: String::new(), early: Vec::new() })
 }
 
 /// The next data or end of an output; nothing when all have to wait or have ended.
