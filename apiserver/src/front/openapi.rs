@@ -46,6 +46,29 @@ pub fn index(core: &Server) -> Value {
     json!({"paths": paths})
 }
 
+/// The v2 document as JSON: that there are no definitions. Clients that still ask for v2 (kubectl before 1.27, and
+/// newer ones for kinds that v3 lacks) skip their own validation of kinds that it does not define; the server
+/// validates fields itself.
+pub fn v2_json() -> Value {
+    json!({
+        "swagger": "2.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
+        "paths": {}, "definitions": {},
+    })
+}
+
+/// The same as a protobuf message `openapi.v2.Document` (gnostic's OpenAPIv2.proto: swagger 1, info 2 with title 1
+/// and version 2, paths 8, definitions 9), which is what kubectl takes.
+pub fn v2_protobuf() -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| {
+        // Every length here is far below 128: one byte each.
+        let mut out = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap_or(0)];
+        out.extend_from_slice(bytes);
+        out
+    };
+    let info = [field(1, b"Kubernetes"), field(2, KUBERNETES_VERSION.as_bytes())].concat();
+    [field(1, b"2.0"), field(2, &info), field(8, &[]), field(9, &[])].concat()
+}
+
 /// What a path below `/openapi/v3/` documents.
 pub fn document(core: &Server, key: &str) -> Option<Value> {
     let (group, version) = match key.split_once('/') {

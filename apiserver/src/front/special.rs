@@ -4,6 +4,7 @@ use super::Front;
 use super::discovery;
 use super::http::{Head, Request};
 use super::negotiate::{self, Accepted};
+use super::openapi;
 use super::render::{self, Rendered};
 use super::uri::Query;
 use crate::authn::token;
@@ -86,6 +87,21 @@ impl Front {
         if clean == "/metrics" && verb == "get" {
             let head = Head::new(200, "text/plain; version=0.0.4; charset=utf-8");
             return Ok(Rendered { head, body: Body::from(self.metrics_text().into_bytes()) });
+        }
+        if clean == "/openapi/v2" && verb == "get" {
+            let accept = request.header("accept").unwrap_or_default();
+            let (content, body) = if accept.contains("proto-openapi") {
+                (
+                    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+                    openapi::v2_protobuf(),
+                )
+            } else {
+                ("application/json", openapi::v2_json().to_string().into_bytes())
+            };
+            return Ok(Rendered {
+                head: Head::new(200, content).with("Vary", "Accept"),
+                body: Body::from(body),
+            });
         }
         if let Some(rest) = clean.strip_prefix("/openapi/v3") {
             return Ok(self.openapi(request, rest));
@@ -246,6 +262,7 @@ impl Front {
             "/healthz",
             "/livez",
             "/metrics",
+            "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
             "/readyz",
