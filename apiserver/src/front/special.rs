@@ -92,7 +92,7 @@ impl Front {
             let accept = request.header("accept").unwrap_or_default();
             let (content, body) = if accept.contains("proto-openapi") {
                 (
-                    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+                    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
                     openapi::v2_protobuf(),
                 )
             } else {
