@@ -19,6 +19,7 @@ pub fn get(m: &ArgMatches) -> Result<(), String> {
     let mut api = connect(m)?;
     let wide = output(m) == Some("wide");
     let all = targets(&words)?;
+    let one = matches!(all.as_slice(), [(_, Some(_))]);
     let several =
         all.iter().map(|(r, _)| r.plural).collect::<std::collections::BTreeSet<_>>().len() > 1;
     if m.get_flag("watch") {
@@ -51,7 +52,7 @@ pub fn get(m: &ArgMatches) -> Result<(), String> {
         }
     }
     match output(m) {
-        Some(format @ ("json" | "yaml")) => print_objects(format, shown, words.len()),
+        Some(format @ ("json" | "yaml")) => print_objects(format, shown, one),
         Some("name") => {
             for o in &shown {
                 println!("{}/{}", kind_of(o), o["metadata"]["name"].as_str().unwrap_or_default());
@@ -91,8 +92,8 @@ fn complete(list: &mut Value, resource: &Resource) -> Vec<Value> {
     items
 }
 
-fn print_objects(format: &str, mut objects: Vec<Value>, words: usize) -> Result<(), String> {
-    let value = if objects.len() == 1 && words > 1 {
+fn print_objects(format: &str, mut objects: Vec<Value>, one: bool) -> Result<(), String> {
+    let value = if one && objects.len() == 1 {
         objects.remove(0)
     } else {
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": objects})
