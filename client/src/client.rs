@@ -433,8 +433,15 @@ impl<D: Daemon> Client<D> {
             reflector.retry(now.mono, &mut self.prng);
             return;
         };
+        // Items of a list do not say what they are; the list does.
+        let version = list["apiVersion"].clone();
+        let kind = list["kind"].as_str().and_then(|k| k.strip_suffix("List")).map(Value::from);
         if let Value::Array(items) = list["items"].take() {
-            for item in items {
+            for mut item in items {
+                if let (Some(kind), Some(fields)) = (&kind, item.as_object_mut()) {
+                    fields.entry("apiVersion").or_insert_with(|| version.clone());
+                    fields.entry("kind").or_insert_with(|| kind.clone());
+                }
                 let (key, revision) = (key_of(&item), revision_of(&item));
                 objects.insert(key, Object { value: Arc::new(item), revision });
             }

@@ -9,7 +9,7 @@ use crate::Kind;
 use crate::manager::{Change, Controller};
 use crate::plan::{Action, Plan, Selector, key_of};
 use crate::replicaset::{adopt, patch_to, pod_of, ready_since, terminal, wake_owner_of_pod};
-use crate::view::View;
+use crate::view::{View, controller_of};
 use pintle_base::{Now, Wall};
 use pintle_client::Key;
 use serde_json::{Value, json};
@@ -47,6 +47,63 @@ impl Controller for Jobs {
             Some(job) => Picture::new(job, view, now.wall).plan(),
             None => Plan::default(),
         }
+    }
+}
+
+/// Lets go of pods whose job does not exist (any more) or that were orphaned: nobody will count them.
+pub struct LostPods;
+
+impl Controller for LostPods {
+    fn name(&self) -> &'static str {
+        "job-controller"
+    }
+
+    fn wake(&self, change: &Change<'_>, view: View<'_>, keys: &mut BTreeSet<Key>) {
+        match change.kind {
+            Kind::Pod if change.new.is_some_and(tracked) => {
+                keys.insert(change.key.to_owned());
+            }
+            Kind::Job if change.new.is_none() => {
+                let uid = change.old.map(uid).unwrap_or_default();
+                keys.extend(view.owned(Kind::Pod, uid).filter(|p| tracked(p)).map(key_of));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, key: &str, view: View<'_>, _now: Now) -> Plan {
+        let mut plan = Plan::default();
+        let Some(pod) = view.get(Kind::Pod, key).filter(|p| tracked(p)) else { return plan };
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+        match controller_of(pod) {
+            Some(owner) if owner["kind"] == "Job" => {
+                let owner_uid = owner["uid"].as_str().unwrap_or_default();
+                let job = format!("{namespace}/{}", owner["name"].as_str().unwrap_or_default());
+                if view.get(Kind::Job, &job).is_some_and(|j| uid(j) == owner_uid) {
+                    // Its job counts it.
+                } else if view.confirmed_gone(owner_uid) {
+                    plan.actions.push(untrack(pod));
+                } else {
+                    plan.actions.push(Action::Confirm {
+                        kind: Kind::Job,
+                        key: job,
+                        uid: owner_uid.to_owned(),
+                        remember: owner_uid.to_owned(),
+                    });
+                }
+            }
+            Some(_) => plan.actions.push(untrack(pod)),
+            None => {
+                let adopts = view.list_in(Kind::Job, namespace).any(|j| {
+                    let selector = Selector::read(&j["spec"]["selector"]);
+                    !selector.is_empty() && selector.matches(&pod["metadata"]["labels"])
+                });
+                if !adopts {
+                    plan.actions.push(untrack(pod));
+                }
+            }
+        }
+        plan
     }
 }
 
@@ -110,8 +167,19 @@ impl<'a> Picture<'a> {
             self.run(&active, &mut status, &mut plan);
         }
         if self.job["status"] != status {
-            let patch = patch_to(&self.job["status"], &status);
-            plan.actions.push(Action::status(Kind::Job, &key_of(self.job), patch));
+            // Numbers follow from those before them: never written over what this plan has not seen.
+            plan.actions.push(Action::Patch {
+                kind: Kind::Job,
+                key: key_of(self.job),
+                subresource: "status",
+                patch: json!({
+                    "metadata": {
+                        "uid": self.job["metadata"]["uid"],
+                        "resourceVersion": self.job["metadata"]["resourceVersion"],
+                    },
+                    "status": patch_to(&self.job["status"], &status),
+                }),
+            });
         }
         plan
     }
@@ -320,7 +388,7 @@ impl<'a> Picture<'a> {
                 .into_iter()
                 .flatten()
                 .filter_map(|c| time(&c["state"]["terminated"]["finishedAt"]));
-            ended.max().unwrap_or(self.now)
+            ended.max().unwrap_or_else(|| ended_without_containers(p))
         });
         let (count, last) = ends.fold((0u32, None), |(n, last), end| (n + 1, Some(end).max(last)));
         let last = last?;
@@ -411,6 +479,18 @@ impl<'a> Picture<'a> {
             message,
         }
     }
+}
+
+// An evicted pod may have ended before any container ran (upstream's getFinishedTime).
+fn ended_without_containers(pod: &Value) -> Wall {
+    let conditions = pod["status"]["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().find(|c| c["type"] == "Ready");
+    let meta = &pod["metadata"];
+    ready
+        .and_then(|c| time(&c["lastTransitionTime"]))
+        .or_else(|| time(&meta["deletionTimestamp"]))
+        .or_else(|| time(&meta["creationTimestamp"]))
+        .unwrap_or_default()
 }
 
 fn untrack(pod: &Value) -> Action {

@@ -26,3 +26,5 @@ pub use view::View;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -333,7 +333,9 @@ fn written(action: &Action, object: &Value) -> Option<(Kind, Key, u64)> {
         | Action::UpdateSub { kind, .. }
         | Action::Delete { kind, .. }
         | Action::Confirm { kind, .. } => *kind,
-        Action::DeleteCollection { .. } | Action::Event { .. } => return None,
+        Action::DeleteCollection { .. } | Action::DeleteEvents { .. } | Action::Event { .. } => {
+            return None;
+        }
     };
     let (_, _, _, name) = kind.names();
     if object["kind"] != name {
@@ -349,6 +351,7 @@ fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(deployment::Deployments),
         Box::new(replicaset::ReplicaSets),
         Box::new(job::Jobs),
+        Box::new(job::LostPods),
         Box::new(endpointslice::EndpointSlices),
         Box::new(namespace::Namespaces),
         Box::new(namespace::Furnishings { root_ca_pem: config.root_ca_pem.clone() }),

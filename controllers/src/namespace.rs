@@ -51,6 +51,7 @@ impl Controller for Namespaces {
             }
         }
         if !left {
+            plan.actions.push(Action::DeleteEvents { namespace: key.to_owned() });
             let mut object = ns.clone();
             let rest: Vec<Value> =
                 finalizers.iter().filter(|f| *f != "kubernetes").cloned().collect();

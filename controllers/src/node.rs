@@ -58,15 +58,6 @@ impl Controller for Lifecycle {
         let lease = format!("{LEASES}/{key}");
         let silent = view.lease_seen(&lease).map(|seen| now.mono - seen);
         let lost = silent.is_some_and(|s| s >= GRACE);
-        if lost && conditions(node).any(|c| c["type"] == "Ready" && c["status"] != "Unknown") {
-            plan.actions.push(unknown(node, now.wall));
-            plan.actions.push(Action::Event {
-                about: Box::new(node.clone()),
-                warning: false,
-                reason: "NodeNotReady",
-                message: format!("Node {key} status is now: NodeNotReady"),
-            });
-        }
         let ready =
             conditions(node).find(|c| c["type"] == "Ready").and_then(|c| c["status"].as_str());
         let taint = match ready {
@@ -76,7 +67,17 @@ impl Controller for Lifecycle {
             // No kubelet has spoken for it yet.
             Some(_) | None => Some(NOT_READY),
         };
+        // The taints are guarded by the node's revision, so they come before its status.
         keep_taints(node, taint, now.wall, &mut plan);
+        if lost && conditions(node).any(|c| c["type"] == "Ready" && c["status"] != "Unknown") {
+            plan.actions.push(unknown(node, now.wall));
+            plan.actions.push(Action::Event {
+                about: Box::new(node.clone()),
+                warning: false,
+                reason: "NodeNotReady",
+                message: format!("Node {key} status is now: NodeNotReady"),
+            });
+        }
         let evict_in =
             if taint.is_some() { disturb_pods(node, view, now, &mut plan) } else { None };
         let check_in = silent.filter(|_| !lost).map(|s| GRACE - s);

@@ -78,6 +78,11 @@ pub enum Action {
         /// Namespace.
         namespace: String,
     },
+    /// Delete all events of a namespace; they are not watched.
+    DeleteEvents {
+        /// Namespace.
+        namespace: String,
+    },
     /// Tell users something about an object (a core/v1 Event).
     Event {
         /// The object that it is about.
@@ -178,6 +183,11 @@ impl Action {
             }
             Action::DeleteCollection { kind, namespace } => {
                 let mut r = new(Verb::DeleteCollection, *kind);
+                r.namespace.clone_from(namespace);
+                r
+            }
+            Action::DeleteEvents { namespace } => {
+                let mut r = Request::new(Verb::DeleteCollection, "", "v1", "events");
                 r.namespace.clone_from(namespace);
                 r
             }

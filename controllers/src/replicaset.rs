@@ -272,15 +272,19 @@ fn status(
     (s, next)
 }
 
-/// Merge patch that turns one flat status into another: fields that are gone become null.
+/// Merge patch that turns one object into another, at every depth: fields that are gone become null (a merge
+/// patch leaves alone what it does not name). Lists are replaced whole.
 pub fn patch_to(old: &Value, new: &Value) -> Value {
-    let mut patch = new.clone();
-    if let (Some(p), Some(o)) = (patch.as_object_mut(), old.as_object()) {
-        for field in o.keys() {
-            if !p.contains_key(field) {
-                p.insert(field.clone(), Value::Null);
-            }
+    let (Some(o), Some(n)) = (old.as_object(), new.as_object()) else { return new.clone() };
+    let mut patch = serde_json::Map::new();
+    for (field, value) in n {
+        let before = o.get(field).unwrap_or(&Value::Null);
+        if value != before {
+            patch.insert(field.clone(), patch_to(before, value));
         }
     }
-    patch
+    for field in o.keys().filter(|f| !n.contains_key(*f)) {
+        patch.insert(field.clone(), Value::Null);
+    }
+    Value::Object(patch)
 }

@@ -172,7 +172,12 @@ fn roll(p: &Picture<'_>, view: View<'_>, plan: &mut Plan) {
             create_new(p, rollout::first_size(p), plan);
             return;
         };
+        let before = plan.actions.len();
         keep_revision(p, new, plan);
+        if plan.actions.len() > before {
+            // The sizes are guarded by the revision that this changes.
+            return;
+        }
         if let Some(to) = rollout::grow_new(p, new) {
             resize(p, new, to, plan);
             return;
@@ -197,8 +202,9 @@ fn roll(p: &Picture<'_>, view: View<'_>, plan: &mut Plan) {
     match p.new {
         None => create_new(p, p.desired(), plan),
         Some(new) => {
+            let before = plan.actions.len();
             keep_revision(p, new, plan);
-            if size(new) != p.desired() {
+            if plan.actions.len() == before && size(new) != p.desired() {
                 resize(p, new, p.desired(), plan);
             }
         }
