@@ -84,8 +84,8 @@ fn every_daemon_may_die_and_nobody_notices() {
             (lab.k(&scaled).code == 0).then_some(())
         });
         lab.k("rollout status deployment/web --timeout=60s").ok();
+        load.wait_for(40);
         let (all, failed) = load.stop();
-        assert!(all > 10, "only {all} requests were made while {daemon} was replaced");
         assert!(
             failed.is_empty(),
             "{} of {all} requests failed while {daemon} ({old} to {new}) was replaced: {failed:?}",

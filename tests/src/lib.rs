@@ -348,6 +348,14 @@ impl Load {
         Load { child, log }
     }
 
+    /// Goes on until so many requests have been made, also after what was to be watched is over.
+    pub fn wait_for(&self, requests: usize) {
+        eventually(&format!("{requests} requests"), Duration::from_secs(60), || {
+            let made = fs::read_to_string(&self.log).unwrap_or_default().lines().count();
+            (made >= requests).then_some(())
+        });
+    }
+
     /// Ends it; gives (all, failures with their texts).
     pub fn stop(mut self) -> (usize, Vec<String>) {
         let _ = self.child.kill();
