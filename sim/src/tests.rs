@@ -4,7 +4,7 @@ use crate::run;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Histories that every run of the tests goes through; `SEEDS=from-to` chooses others.
-const SEEDS: std::ops::Range<u64> = 0..60;
+const SEEDS: std::ops::Range<u64> = 0..100;
 
 fn range() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("SEEDS") else { return SEEDS };
